@@ -1,0 +1,145 @@
+"""The nouns that travel between modules: what the database says of a table, and what is planned for it.
+
+Plain immutable msgspec structs, so that a plan can be sent to worker processes as it stands.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Layout = Literal["array", "ndjson", "document"]
+Compression = Literal["", "gz", "zst"]
+
+
+class TableFile(msgspec.Struct, frozen=True):
+    """One table's records on the volume. `path` is absolute; `member` is the JSON path of the array inside a
+    document (`{"users": […]}` -> ("users",)), empty otherwise. `size`: bytes on disk (for a member of a document the
+    bytes of its array)."""
+
+    name: str
+    path: str
+    size: int
+    layout: Layout
+    compression: Compression = ""
+    member: tuple[str, ...] = ()
+    expected_records: int | None = None  # from the manifest
+
+
+class ColumnType(msgspec.Struct, frozen=True):
+    """A column's type, domains resolved. `name` is pg_type.typname of the base type (int4, text, timestamptz, …).
+    `kind`: pg_type.typtype of the base (b base, e enum, c composite, r range, m multirange). `element`: of an array.
+    `length`: varchar(n)/char(n); `precision`, `scale`: numeric(p,s) or time/timestamp(p); `labels`: of an enum.
+    `sql`: how SQL spells the column's own type (format_type, the domain's name where it is one)."""
+
+    name: str
+    kind: str = "b"
+    element: ColumnType | None = None
+    length: int | None = None
+    precision: int | None = None
+    scale: int | None = None
+    labels: tuple[str, ...] = ()
+    domain: str = ""
+    sql: str = ""
+
+
+class Column(msgspec.Struct, frozen=True):
+    name: str
+    type: ColumnType
+    not_null: bool = False
+    has_default: bool = False  # a DEFAULT expression or an identity
+    generated: bool = False  # GENERATED ALWAYS AS (…) STORED/VIRTUAL: never written
+    identity: Literal["", "a", "d"] = ""  # pg_attribute.attidentity
+    sequence: str = ""  # the sequence owned by the column, schema-qualified and quoted, or ""
+
+
+class Unique(msgspec.Struct, frozen=True):
+    """A unique index that can refuse a row. `columns` is empty when it is on expressions; `partial` when it has a predicate."""
+
+    name: str
+    columns: tuple[str, ...]
+    primary: bool = False
+    deferrable: bool = False
+    partial: bool = False
+    nulls_not_distinct: bool = False
+
+
+class ForeignKey(msgspec.Struct, frozen=True):
+    """`schema`.`table`.`columns` -> `to_schema`.`to_table`.`to_columns`; `match` f full, s simple. `cascade`: ON DELETE CASCADE."""
+
+    name: str
+    schema: str
+    table: str
+    columns: tuple[str, ...]
+    to_schema: str
+    to_table: str
+    to_columns: tuple[str, ...]
+    match: str = "s"
+    cascade: bool = False
+
+
+class CheckConstraint(msgspec.Struct, frozen=True):
+    name: str
+    expression: str  # pg_get_expr of conbin: bare column names
+
+
+class Table(msgspec.Struct, frozen=True):
+    """A table as the catalog shows it. `rls`: row security would apply to this role. `rows`: reltuples, an estimate."""
+
+    schema: str
+    name: str
+    oid: int
+    columns: tuple[Column, ...]
+    uniques: tuple[Unique, ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    checks: tuple[CheckConstraint, ...] = ()
+    exclusions: tuple[str, ...] = ()
+    triggers: tuple[str, ...] = ()
+    partitioned: bool = False
+    rls: bool = False
+    published: tuple[str, ...] = ()
+    privileges: tuple[str, ...] = ()  # of SELECT INSERT UPDATE DELETE TRUNCATE, those the role has
+
+    @property
+    def primary_key(self) -> tuple[str, ...]:
+        return next((u.columns for u in self.uniques if u.primary), ())
+
+    def column(self, name: str) -> Column:
+        return next(c for c in self.columns if c.name == name)
+
+
+class ColumnPlan(msgspec.Struct, frozen=True):
+    """JSON key -> column. The plan lists them in COPY order: plain columns, then date/time columns, then json/jsonb."""
+
+    key: str
+    column: Column
+
+
+class TablePlan(msgspec.Struct, frozen=True):
+    """What is to be done with one table file. `ignored`: JSON keys that are known but not written (generated columns).
+    `level`: distance from the roots of the foreign-key graph; `group`: number of its strongly connected component,
+    `cyclic`: rows may have to wait for parents in the same group."""
+
+    file: TableFile
+    table: Table
+    columns: tuple[ColumnPlan, ...]
+    ignored: tuple[str, ...] = ()
+    group: int = 0
+    cyclic: bool = False
+    after: tuple[int, ...] = ()  # groups that must be done before this one starts
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.table.name
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why one record cannot be loaded. `message` names type and column, never a value."""
+
+    reason: str
+    sqlstate: str = ""
+    column: str = ""
+    constraint: str = ""
+    message: str = ""
