@@ -1,0 +1,55 @@
+# The verbs of the project. GNU make 3.81 (macOS) and newer.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := restorer operator tests benchmarks
+
+.PHONY: help setup demo test pytest slow bench lint format types imports lock clean
+
+help:            ## this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP)  ## .venv with everything that requirements.txt locks
+
+$(STAMP): requirements.txt pyproject.toml
+	python=`scripts/find-python $(PYTHON)` && $$python -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup      ## an embedded PostgreSQL, a generated backup, a real restore
+	$(BIN)/restorer demo
+
+test: lint types imports pytest  ## what must hold before a commit
+
+pytest: setup    ## the tests that are not slow
+	$(BIN)/python -m pytest $(ARGS)
+
+slow: setup      ## the slow tests, and what is skipped
+	$(BIN)/python -m pytest -m slow -rs --timeout=1200 $(ARGS)
+
+bench: setup     ## the benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lint: setup      ## ruff: rules and format
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+format: setup    ## put right what ruff can
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+types: setup     ## mypy, strict
+	$(BIN)/mypy --strict
+
+imports: setup   ## who may import whom
+	$(BIN)/lint-imports
+
+lock: setup      ## requirements.txt anew from pyproject.toml
+	scripts/lock $(BIN)/python
+
+clean:           ## everything that make made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
