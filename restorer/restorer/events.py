@@ -11,7 +11,7 @@ from typing import Union
 
 import msgspec
 
-from .report import Counters, Report
+from .report import Counters, FallbackLevel, Report
 
 
 class Event(msgspec.Struct, tag=True, frozen=True):
@@ -29,12 +29,20 @@ class TableStart(msgspec.Struct, frozen=True):
 
 
 class RunStarted(Event, frozen=True):
+    """A run begins or goes on. What earlier attempts did, where the ledger knows it: the tables' own figures, and
+    `fallback`, `reasons` (rejected records by reason) and `retries`. `start_time`: when the run's first attempt began
+    (RFC 3339, UTC), "" for now."""
+
     run: str
     mode: str
     snapshot: str
     tables: list[TableStart]
     attempt: int = 1
     resumed: bool = False
+    fallback: list[FallbackLevel] = []
+    reasons: dict[str, int] = {}
+    retries: int = 0
+    start_time: str = ""
 
 
 class PhaseChanged(Event, frozen=True):

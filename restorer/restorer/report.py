@@ -94,3 +94,4 @@ class Report(msgspec.Struct, rename="camel"):
     verification: list[Check] = []
     warnings: list[str] = []
     attempts: int = 1
+    tables_omitted: int = 0  # tables left out for room: in the termination message only
