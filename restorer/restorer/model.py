@@ -117,22 +117,46 @@ class ColumnPlan(msgspec.Struct, frozen=True):
 
 
 class TablePlan(msgspec.Struct, frozen=True):
-    """What is to be done with one table file. `ignored`: JSON keys that are known but not written (generated columns).
-    `level`: distance from the roots of the foreign-key graph; `group`: number of its strongly connected component,
-    `cyclic`: rows may have to wait for parents in the same group."""
+    """What is to be done with one table file.
+
+    columns  those that COPY writes: the keys seen in the sampled records, and every column whose missing key means NULL
+    late     columns with a default whose key was not seen in the sample: a record that has one all the same is loaded
+             by the `wide` plan, all others get the default
+    ignored  keys that are known but not written (generated columns)
+    group    number of the table's strongly connected component of foreign keys; `after`: groups to be done first
+    cyclic   rows may refer to rows of the same group, and so may have to wait for them
+    """
 
     file: TableFile
     table: Table
     columns: tuple[ColumnPlan, ...]
+    late: tuple[ColumnPlan, ...] = ()
     ignored: tuple[str, ...] = ()
     group: int = 0
     cyclic: bool = False
-    after: tuple[int, ...] = ()  # groups that must be done before this one starts
-    warnings: tuple[str, ...] = ()
+    after: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
         return self.table.name
+
+    @property
+    def wide(self) -> TablePlan:
+        return msgspec.structs.replace(self, columns=copy_order(self.columns + self.late), late=())
+
+
+_DATES = {"date", "timestamp", "timestamptz"}
+_DOCUMENTS = {"json", "jsonb"}
+
+
+def copy_order(columns: tuple[ColumnPlan, ...]) -> tuple[ColumnPlan, ...]:
+    """Plain columns, then dates, then JSON: the converter checks the dates of a row as one run, and doubles quotes in
+    what comes last."""
+
+    def rank(c: ColumnPlan) -> int:
+        return 2 if c.column.type.name in _DOCUMENTS else 1 if c.column.type.name in _DATES else 0
+
+    return tuple(sorted(columns, key=rank))
 
 
 class Problem(msgspec.Struct, frozen=True):
