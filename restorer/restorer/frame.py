@@ -56,18 +56,19 @@ class Columns:
 
     @staticmethod
     def fit(shown: Snapshot, width: int) -> Columns:
-        """The widest that fits: on a narrow terminal the bar goes first, then the rate, then the rejected."""
-        longest = max([cell_len(table.name) for table in shown.tables] + [8])
+        """What fits: on a narrow terminal the bar goes first, then the rate, then the rejected; names are cut last."""
+        longest = min(max([cell_len(table.name) for table in shown.tables] + [8]), 32)
         records = max(len(number(shown.records_read)), len("Records"))
-        rate, rejected, bar = 9, 8, 40
-        fixed = 2 + len(_GAP) + 8 + len(_GAP) + records  # mark, state, records
-        name = min(longest, 32, max(width - fixed, 4))
-        rate = rate if width - fixed - name >= rate + 2 else 0
-        rejected = rejected if width - fixed - name - (rate and rate + 2) >= rejected + 2 else 0
-        room = width - fixed - (rate and rate + 2) - (rejected and rejected + 2) - len(_GAP)
-        name = max(min(name, room - 10), min(name, 20)) if room >= 22 else name
-        bar = min(room - name, 40)
-        return Columns(name, bar if bar >= 6 else 0, records, rate, rejected)
+        room = width - len("● ") - (len(_GAP) + 8) - (len(_GAP) + records)  # 8: the state
+        widths = {}
+        for column, least, spare in (("rejected", 8, 8), ("rate", 9, 16), ("bar", 8, 20)):
+            fits = room - len(_GAP) - least >= min(longest, spare)
+            widths[column] = least if fits else 0
+            room -= len(_GAP) + least if fits else 0
+        name = max(min(longest, room), 4)
+        if widths["bar"]:
+            widths["bar"] = min(widths["bar"] + room - name, 40)
+        return Columns(name=name, records=records, **widths)
 
 
 def picture(shown: Snapshot, width: int, height: int, *, glyphs: Glyphs = UNICODE, notice: str = "") -> list[Text]:
@@ -75,7 +76,7 @@ def picture(shown: Snapshot, width: int, height: int, *, glyphs: Glyphs = UNICOD
     width = min(width, WIDEST)
     columns = Columns.fit(shown, width)
     head = [_title(shown, width), _phases(shown, glyphs)]
-    tail = [_total(shown, columns, glyphs), _footer(shown, glyphs)]
+    tail = [_total(shown, columns, glyphs), _footer(shown, glyphs, width)]
     if notice:
         tail.append(Text(f"{glyphs.warn} {notice}", "bold yellow"))
     room = height - len(head) - len(tail) - 3  # two blank lines and the heading
@@ -95,7 +96,8 @@ def _title(shown: Snapshot, width: int) -> Text:
         line.append(f" from {shown.snapshot}")
     if shown.attempt > 1 or shown.resumed:
         note = f"attempt {shown.attempt}, resumed" if shown.resumed else f"attempt {shown.attempt}"
-        line.append(" " * max(width - line.cell_len - len(note), 2) + note, "dim")
+        if (room := width - line.cell_len - len(note)) >= 2:
+            line.append(" " * room + note, "dim")
     return line
 
 
@@ -131,7 +133,8 @@ def _rows(shown: Snapshot, columns: Columns, glyphs: Glyphs, room: int) -> list[
         words = [
             f"{states.count(s):,} {'loading' if s == 'Loading' else STATE_WORDS[s]}" for s in _ORDER if s in states
         ]
-        rows.append(Text(f"{glyphs.more} {len(left):,} more: {', '.join(words)}", "dim"))
+        which = f", {words[0].split()[1]}" if len(words) == 1 else f": {', '.join(words)}"
+        rows.append(Text(f"{glyphs.more} {len(left):,} more{which}", "dim"))
     return rows
 
 
@@ -146,12 +149,12 @@ def choose(tables: list[TableSnapshot], room: int) -> tuple[list[TableSnapshot],
 
 def _row(table: TableSnapshot, columns: Columns, glyphs: Glyphs) -> Text:
     style = _STYLES.get(table.state, "")
-    line = Text(f"{glyphs.marks.get(table.state, ' ')} ", style)
+    line = Text().append(f"{glyphs.marks.get(table.state, ' ')} ", style)
     # Names come from a catalog or a file system: nothing in them may move the cursor.
     name = "".join(c if c.isprintable() else "?" for c in table.name)
     if cell_len(name) > columns.name:
         name = set_cell_size(name, columns.name - len(glyphs.more)).rstrip() + glyphs.more
-    line.append(set_cell_size(name, columns.name), "dim" if table.state == "Pending" else "default")
+    line.append(set_cell_size(name, columns.name), "dim" if table.state == "Pending" else "")
     percent = table.bytes_done * 100 // table.bytes_total if table.bytes_total else 0
     word = STATE_WORDS.get(table.state, f"{percent} %")
     _figures(
@@ -196,25 +199,23 @@ def _figures(
     rate: int,
     rejected: int,
 ) -> None:
-    quiet = "" if style == "bold" else "dim"
+    total = style == "bold"  # the line of totals shows zeros, too
     if columns.bar:
         halves = int(done * columns.bar * 2)
         bar = glyphs.full * (halves // 2) + glyphs.half * (halves % 2)
-        line.append(_GAP).append(bar, "cyan" if style in ("bold", "bold cyan") else style)
+        line.append(_GAP).append(bar, "cyan" if total or style == "bold cyan" else style)
         line.append(glyphs.empty * (columns.bar - len(bar)), "dim")
     line.append(_GAP + word.rjust(8), style)
-    line.append(
-        _GAP + (number(records) if records or style == "bold" else "").rjust(columns.records),
-        style if not quiet else "default",
-    )
+    line.append(_GAP + (number(records) if records or total else "").rjust(columns.records))
     if columns.rate:
-        line.append(_GAP + (number(rate) if rate else "").rjust(columns.rate), "bold" if style == "bold" else "default")
+        line.append(_GAP + (number(rate) if rate else "").rjust(columns.rate))
     if columns.rejected:
-        text = (number(rejected) if rejected or style == "bold" else "").rjust(columns.rejected)
-        line.append(_GAP + text, "bold yellow" if rejected else quiet)
+        text = number(rejected) if rejected or total else ""
+        line.append(_GAP + text.rjust(columns.rejected), "bold yellow" if rejected else "")
 
 
-def _footer(shown: Snapshot, glyphs: Glyphs) -> Text:
+def _footer(shown: Snapshot, glyphs: Glyphs, width: int) -> Text:
+    """As many of the facts as fit, the most wanted first."""
     parts = [f"{duration(shown.elapsed_seconds)} elapsed"]
     if shown.phase == "Loading":
         parts.append(f"about {duration(shown.eta_seconds)} left" if shown.eta_seconds is not None else "estimating")
@@ -225,8 +226,12 @@ def _footer(shown: Snapshot, glyphs: Glyphs) -> Text:
         (shown.records_updated, "updated"),
         (shown.records_duplicate, "duplicate"),
         (shown.records_conflict, "in conflict"),
-        (shown.retries, "retries"),
+        (shown.retries, "retry" if shown.retries == 1 else "retries"),
     ):
         if count:
             parts.append(f"{number(count)} {words}")
-    return Text(f" {glyphs.dot} ".join(parts), "dim")
+    line = f" {glyphs.dot} ".join(parts)
+    while len(line) > width and len(parts) > 1:
+        parts.pop()
+        line = f" {glyphs.dot} ".join(parts)
+    return Text(line, "dim")

@@ -17,7 +17,7 @@ from .errors import RestoreError
 from .frame import ASCII, UNICODE, WIDEST, Glyphs
 from .log import first_line
 from .report import Report, TableReport
-from .words import counted, duration, number, size
+from .words import counted, number, size, spoken
 
 PLAIN_WIDTH = 100
 TABLES_SHOWN = 60  # on a terminal; plain text has them all
@@ -38,7 +38,7 @@ def render_report(report: Report, console: Console, *, tables: int | None = TABL
     def section(title: str, *lines: Text) -> None:
         console.print(Text(title, "bold"))
         for line in lines:
-            console.print(Padding(line, (0, 0, 0, 2)), width=width)
+            console.print(Padding(_hanging(line), (0, 0, 0, 2)), width=width)
         console.print()
 
     console.print()
@@ -76,27 +76,29 @@ def render_failure(error: RestoreError, console: Console) -> None:
 
 def next_steps(report: Report) -> list[str]:
     """What a person may want to do now, as commands or plain words; empty when there is nothing to do."""
-    name = f"--name {report.run}"
+    name = f"--name {report.run} …"
     steps = []
     if report.totals.rejected and report.mode == "Apply":
-        steps += [f"restorer rejects list {name} …     see every rejected record with its reason"]
-        steps += [f"restorer rejects export {name} …   take them out, whole, to repair them"]
-        steps += [f"restorer rejects retry {name} …    load the repaired ones"]
+        steps += [
+            f"See the rejected records   restorer rejects list {name}",
+            f"Take them out to repair    restorer rejects export {name}",
+            f"Load the repaired ones     restorer rejects retry {name}",
+        ]
     if report.totals.conflict:
         steps.append(
-            "records in conflict were left as they are in the database; --on-conflict update would replace them"
+            "Records in conflict were left as they are in the database; --on-conflict update would replace them"
         )
     match report.outcome:
         case "Succeeded" if report.mode == "DryRun":
-            steps.append("nothing was written; the same command without --dry-run restores")
+            steps.append("Nothing was written; the same command without --dry-run restores")
         case "Interrupted":
-            steps.append("run the same command again: it goes on where this one stopped")
+            steps.append("Run the same command again: it goes on where this one stopped")
         case "Failed" if report.reason == "Unavailable":
-            steps.append("when that is mended, run the same command again: it goes on where this one stopped")
+            steps.append("When that is mended, run the same command again: it goes on where this one stopped")
         case "Failed" if report.reason == "ValidationFailed":
-            steps.append("nothing was loaded; mend what is named above and run again")
+            steps.append("Nothing was loaded; mend what is named above and run again")
         case "Failed" | "Cancelled":
-            steps.append("what is committed stays; to start again give another --run-id, or --restart")
+            steps.append("What is committed stays; to start again give another --run-id, or --restart")
         case _:
             pass
     return steps
@@ -131,16 +133,15 @@ def _tables(tables: list[TableReport], console: Console, width: int, limit: int 
     grid.add_column("  Table", "  Total", overflow="ellipsis", no_wrap=True, max_width=40, min_width=12)
     for name in figures:
         total = number(sum(getattr(t, name) for t in tables))
-        grid.add_column(name.capitalize(), total, justify="right", no_wrap=True)
-    grid.add_column(
-        "Time", duration(max(t.seconds for t in tables)) if len(tables) == 1 else "", justify="right", no_wrap=True
-    )
+        width_needed = max(len(name), len(total))  # a number is never cut
+        grid.add_column(name.capitalize(), total, justify="right", no_wrap=True, min_width=width_needed)
+    grid.add_column("Time", justify="right", no_wrap=True, min_width=4)
     if states:
         grid.add_column("", overflow="fold")
     for table in shown:
         cells = [Text(f"  {table.name}")]
         cells += [_figure(name, getattr(table, name)) for name in figures]
-        cells.append(Text(duration(table.seconds), "dim" if table.seconds == 0 else ""))
+        cells.append(Text(spoken(table.seconds) if table.read else "", "dim" if table.seconds == 0 else ""))
         if states:
             cells.append(_state(table, glyphs))
         grid.add_row(*cells)
@@ -148,6 +149,15 @@ def _tables(tables: list[TableReport], console: Console, width: int, limit: int 
     if len(shown) < len(tables):
         left = len(tables) - len(shown)
         console.print(Text(f"  {glyphs.more} {left:,} more; --report FILE has every table", "dim"))
+
+
+def _hanging(line: Text) -> Table | Text:
+    """A line that begins with a mark, wrapped beside the mark."""
+    if len(line) < 3 or line.plain[0].isalnum() or line.plain[1] != " ":
+        return line
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_row(line[:1], line[2:])
+    return grid
 
 
 def _figure(name: str, value: int) -> Text:
@@ -167,20 +177,16 @@ def _performance(report: Report) -> list[Text]:
     totals = report.totals
     if report.seconds > 0 and totals.read:
         rate = f"{number(round(totals.read / report.seconds))} records/s, {size(totals.bytes // report.seconds)}/s"
-        lines.append(Text(f"{size(totals.bytes)} in {duration(report.seconds)}: {rate}"))
+        lines.append(Text(f"{size(totals.bytes)} in {spoken(report.seconds)}: {rate}"))
     for rung in report.fallback:
-        line = Text(f"{rung.level:<7}", "" if rung.level == "Copy" else "yellow")
-        lines.append(
-            line.append(
-                f" {counted(rung.batches, 'batch')}, {counted(rung.records, 'record')}".replace("batchs", "batches"),
-                "default",
-            )
-        )
+        line = Text().append(f"{rung.level:<7}", "" if rung.level == "Copy" else "yellow")
+        line.append(f" {counted(rung.batches, 'batch', 'batches')}, {counted(rung.records, 'record')}")
+        lines.append(line)
     slowest = sorted((t for t in report.tables if t.seconds), key=lambda t: -t.seconds)[:SLOWEST]
     if len(report.tables) > SLOWEST and slowest:
-        lines.append(Text("Slowest: " + ", ".join(f"{t.name} {duration(t.seconds)}" for t in slowest)))
+        lines.append(Text("Slowest: " + ", ".join(f"{t.name} {spoken(t.seconds)}" for t in slowest)))
     if totals.retries:
-        lines.append(Text(f"{number(totals.retries)} retries after transient errors"))
+        lines.append(Text(f"{counted(totals.retries, 'retry', 'retries')} after transient errors"))
     if report.attempts > 1:
         lines.append(Text(f"{report.attempts} attempts"))
     return lines

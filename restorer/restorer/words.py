@@ -29,6 +29,11 @@ def duration(seconds: int) -> str:
     return f"{days}d {clock}" if days else clock
 
 
-def counted(count: int, noun: str) -> str:
+def spoken(seconds: int) -> str:
+    """`<1 s`, `41 s`, then as `duration`."""
+    return duration(seconds) if seconds >= 60 else f"{seconds} s" if seconds > 0 else "<1 s"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
     """`1 table`, `24 tables`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
