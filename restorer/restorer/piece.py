@@ -6,22 +6,33 @@ from typing import Any
 
 import msgspec
 
+from .scanner import spans as scanned
+
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class Oversized(msgspec.Struct, frozen=True):
+    """A record too long to be held in memory: `length` in bytes, `sha256` of all of it (hex), `head`: first 64 KiB."""
+
+    length: int
+    sha256: str
+    head: bytes
 
 
 class Piece:
     """Some whole records of one file, in order.
 
-    offset   where `data` starts in the (decompressed) stream, in bytes; a record starts there
-    end      where the last record ends: the place to go on from (just past its last byte)
-    ordinal  number of the first record: element number of an array, line number of NDJSON; both 1-based
-    data     the bytes of the records and what separates them
-    records  what the given decoder made of each record, or None when the piece did not decode as a whole
-    spans    (start, stop) of each record in `data`; computed only when asked for
-    lines    for NDJSON the line number of each record when blank lines make ordinals uneven, else None
+    offset    where `data` starts in the (decompressed) stream, in bytes; a record starts there
+    end       where the last record ends: the place to go on from (just past its last byte)
+    ordinal   number of the first record: element number of an array, line number of NDJSON; both 1-based
+    data      the bytes of the records and what separates them
+    records   what the given decoder made of each record, or None when a record in it did not decode
+    spans     (start, stop) of each record in `data`; computed only when asked for
+    lines     for NDJSON the line number of each record when blank lines make ordinals uneven, else None
+    oversized set for one record that is too long to hold; `data` is then its head, `records` None
     """
 
-    __slots__ = ("offset", "end", "ordinal", "data", "records", "_spans", "lines")
+    __slots__ = ("offset", "end", "ordinal", "data", "records", "_spans", "lines", "oversized")
 
     def __init__(
         self,
@@ -32,9 +43,10 @@ class Piece:
         records: list[Any] | None = None,
         spans: list[tuple[int, int]] | None = None,
         lines: list[int] | None = None,
+        oversized: Oversized | None = None,
     ) -> None:
         self.offset, self.end, self.ordinal, self.data = offset, end, ordinal, data
-        self.records, self._spans, self.lines = records, spans, lines
+        self.records, self._spans, self.lines, self.oversized = records, spans, lines, oversized
 
     def __len__(self) -> int:
         return len(self.records) if self.records is not None else len(self.spans)
@@ -43,8 +55,13 @@ class Piece:
     def spans(self) -> list[tuple[int, int]]:
         """Where each record stands in `data`."""
         if self._spans is None:
-            raise NotImplementedError  # the reader's author fills this in
+            self._spans = find_spans(self.data)
         return self._spans
+
+    @property
+    def next_ordinal(self) -> int:
+        """The ordinal to go on with at `end`."""
+        return (self.lines[-1] if self.lines is not None else self.ordinal + len(self) - 1) + 1
 
     def raw(self, index: int) -> bytes:
         """The bytes of record `index`, as they stand in the file."""
@@ -55,3 +72,44 @@ class Piece:
         """(ordinal, byte offset) of record `index`."""
         ordinal = self.lines[index] if self.lines is not None else self.ordinal + index
         return ordinal, self.offset + self.spans[index][0]
+
+    def split(self, count: int) -> tuple[Piece, Piece]:
+        """The first `count` records and the rest, both whole pieces. 0 < count < len(self), else ValueError."""
+        if not 0 < count < len(self):
+            raise ValueError(f"cannot split {len(self)} records after {count}")
+        spans, records, lines = self.spans, self.records, self.lines
+        stop, start = spans[count - 1][1], spans[count][0]
+        first = Piece(
+            self.offset,
+            self.offset + stop,
+            self.ordinal,
+            self.data[:stop],
+            None if records is None else records[:count],
+            spans[:count],
+            None if lines is None else lines[:count],
+        )
+        rest = Piece(
+            self.offset + start,
+            self.end,
+            self.place(count)[0],
+            self.data[start:],
+            None if records is None else records[count:],
+            [(a - start, b - start) for a, b in spans[count:]],
+            None if lines is None else lines[count:],
+        )
+        return first, rest
+
+
+def find_spans(data: bytes) -> list[tuple[int, int]]:
+    """(start, stop) of each record in `data` (values with commas or newlines between them)."""
+    try:
+        raws = _RAW_LIST.decode(b"[" + data + b"]")
+    except (msgspec.MsgspecError, RecursionError):
+        return scanned(data)  # NDJSON, or a value that the decoder does not take
+    found, at = [], 0
+    for raw in raws:
+        at = data.find(raw, at)  # Raw has the buffer protocol
+        stop = at + memoryview(raw).nbytes
+        found.append((at, stop))
+        at = stop
+    return found
