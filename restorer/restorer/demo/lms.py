@@ -141,7 +141,8 @@ def generate(
 
 def _sizes(records: int, bad_percent: float) -> dict[str, tuple[int, int]]:
     """(good, bad) of each table; `progress` takes what the others leave."""
-    totals = {t.name: t.fixed or max(records * t.share // 1000, 10) for t in TABLES}
+    shared = records - sum(t.fixed for t in TABLES)
+    totals = {t.name: t.fixed or max(shared * t.share // 1000, 10) for t in TABLES}
     totals["progress"] = records - sum(n for name, n in totals.items() if name != "progress")
     faulty = {t.name for t in TABLES if t.faults}
     sizes = {}
