@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+import yaml
 import zstandard
 from psycopg import sql
 from restorer.demo import lms
@@ -23,6 +24,7 @@ from restorer.demo.lms_faults import Fault, Kind, bad_record, file_rows, outcome
 from restorer.demo.lms_rows import World
 from restorer.demo.lms_tables import TABLES
 from restorer.naming import parse_prisma
+from restorer.spec import Manifest
 
 # Parents before children; what points forward within a table or in the cycle is added when all rows are there.
 ORDER = [
@@ -339,3 +341,16 @@ def test_duplicates_repeat_records_that_stand_before_them() -> None:
             seen.update(r["id"] for r in chunk)
         elif chunk[0] in ("duplicate_same", "duplicate_other"):
             assert seen[json.loads(chunk[1])["id"]] == 1
+
+
+def test_the_example_manifest_fits_the_backup(sound: Generated, db: psycopg.Connection, loader: Loader) -> None:
+    """It parses, its mappings and path exist, and its queries run against the schema."""
+    text = (Path(__file__).parents[2] / "examples" / "lms.yaml").read_text()
+    spec = Manifest.model_validate(yaml.safe_load(text)).spec
+    assert (sound.root / spec.source.path / sound.snapshot).is_dir()
+    for mapping in spec.tables.mappings:
+        assert list(sound.folder.glob(f"{mapping.file}.*"))
+        assert mapping.table in loader.types
+        assert set(mapping.columns.values()) <= loader.types[mapping.table].keys()
+    for check in spec.verification.queries:
+        assert db.execute(check.sql).fetchone() is not None  # type: ignore[arg-type]

@@ -17,6 +17,8 @@ Record = dict[str, Any]
 Make = Callable[[int], Record]
 
 _DAYS = tuple(f"{y}-{m:02d}-{d:02d}" for y in range(2021, 2025) for m in range(1, 13) for d in range(1, 29))
+_TIMES = tuple(f"T{n % 24:02d}:{n % 60:02d}:{n % 59:02d}.{n * 7 % 1000:03d}Z" for n in range(4999))
+_MIDDLE = tuple(f"-{table:04x}-4{table:03x}-a{table:03x}-" for table in range(14))
 _BIG = 2**53 + 1  # BigInt keys that a float cannot hold
 
 
@@ -34,15 +36,15 @@ class World:
         return h ^ h >> 15
 
     def uuid(self, table: int, i: int) -> str:
-        return f"{(i * 0x9E3779B1 ^ self._seed) & 0xFFFFFFFF:08x}-{table:04x}-4{i & 0xFFF:03x}-a{table:03x}-{i:012x}"
+        return f"{(i * 0x9E3779B1 ^ self._seed) & 0xFFFFFFFF:08x}{_MIDDLE[table]}{i:012x}"
 
     def cuid(self, table: int, i: int) -> str:
-        return f"cl{table:02x}{(i * 0x9E3779B1 ^ self._seed) & 0xFFFFFFFF:08x}{i:013x}"
+        return f"cl{table:x}{(i * 0x9E3779B1 ^ self._seed) & 0xFFFFFFFF:08x}{i:014x}"
 
 
 def _at(h: int) -> str:
     """An ISO time with Z as JavaScript writes it."""
-    return f"{_DAYS[h % 1344]}T{h % 20:02d}:{(h >> 5) % 60:02d}:{(h >> 11) % 60:02d}.{(h >> 7) % 1000:03d}Z"
+    return _DAYS[h % 1344] + _TIMES[h % 4999]
 
 
 def _money(cents: int) -> str:

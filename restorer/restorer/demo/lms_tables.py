@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from . import lms_rows as rows
@@ -18,19 +20,15 @@ class Table(NamedTuple):
 
     name: str
     file: str
-    make: Any  # (World, int) -> Record
+    make: Callable[[World, int], Record]
     share: int = 0
     fixed: int = 0
     form: Form = "compact"
     faults: tuple[Fault, ...] = ()
 
     def maker(self, world: World) -> Make:
-        make = self.make
-
-        def of(i: int) -> Record:
-            return make(world, i)  # type: ignore[no-any-return]
-
-        return of
+        """Row number to record, for one world."""
+        return partial(self.make, world)
 
 
 def _set(kind: Kind, /, **values: Any) -> tuple[Fault, ...]:
