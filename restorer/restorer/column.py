@@ -14,6 +14,8 @@ _SPACES = bytes.maketrans(b"\r\n", b"  ")
 _BETWEEN = b"\x01"  # cannot stand in JSON, not even in a string
 _SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
+_NEVER = b"{["
+
 Check = Callable[[Any], Any]
 
 
@@ -31,6 +33,7 @@ class ColumnWriter:
         self.blank = MISSING if plan.column.has_default or self.json_null else NULL
         self._text = self.rule.text
         self._sure, self._loose = (_column(source, self.not_null) for source in (self.rule.sure, self.rule.loose))
+        self._list_value = self._simple_list()
         self._sure_value = re.compile((self.rule.sure or "(?!)").encode()).fullmatch
         self.fine: Check = re.compile(((self.rule.loose or "(?!)") + "|null").encode()).fullmatch
 
@@ -42,11 +45,12 @@ class ColumnWriter:
         joined = b"\n".join(values) + b"\n"
         return bool(check(joined)) and is_utf8(joined)
 
-    def may_stand(self, raw: bytes) -> bool:
-        """Whether one value of a plain column may go as it stands."""
-        if b"\\" in raw or raw[0] in b"{[\0" or not raw.isascii():
+    def may_stand(self, values: bytes) -> bool:
+        """Whether one value of a plain column may go as it stands, or several joined by newlines. (A string that
+        holds the word null is asked about once more, alone; that costs little.)"""
+        if b"\\" in values or values[0] in _NEVER or b"\n{" in values or b"\n[" in values or MISSING in values:
             return False
-        return not (self.not_null and raw == NULL)
+        return is_utf8(values) and not (self.not_null and NULL in values and (b"\n" in values or values == NULL))
 
     def fields(self, values: Sequence[Any]) -> list[bytes] | None:
         """The CSV fields of all values, or None when one of them does not fit."""
@@ -65,9 +69,18 @@ class ColumnWriter:
             return NULL
         if self._sure_value(raw) and raw.isascii():
             return raw
+        if self._list_value is not None and self._list_value(raw) and is_utf8(raw):
+            return b'"{' + raw[1:-1].replace(b'"', b'""') + b'}"'
         if raw == MISSING:
             raise Unfit("NullViolation", "23502", "no value for a NOT NULL column")
         return quoted(self._text(raw))
+
+    def _simple_list(self) -> Check | None:
+        """A test for lists whose items an array literal spells the same (null too, in any case): most of them."""
+        element = self.column.type.element
+        if element is None or element.name == "box" or not (source := rule(element).sure):
+            return None
+        return re.compile(rf"\[ *+(?:(?:{source}|null) *+(?:, *+(?:{source}|null) *+)*+)?\]".encode()).fullmatch
 
     def json(self, values: Sequence[Any]) -> list[bytes] | None:
         """The CSV fields of a json or jsonb column, done for the whole piece at once: newlines become spaces, quotes

@@ -154,16 +154,20 @@ class Converter:
         if exact:  # every column was looked at
             return heads
         unclean = self._unclean(records, heads)
+        if not unclean:
+            return heads
         touched |= unclean
-        writers = self._writers
-        for index in unclean:
-            fields = []
-            for position, value in enumerate(records[index][:end]):
-                raw = bytes(value)
-                if not writers[position].may_stand(raw):
-                    raw = self._value(position, raw, index, rows)
-                fields.append(raw)
-            heads[index] = b",".join(fields)
+        order = sorted(unclean)
+        suspects = [records[index] for index in order]
+        columns: list[list[Any]] = []
+        for position in range(end):
+            writer, values = self._writers[position], list(map(itemgetter(position), suspects))
+            if not writer.may_stand(b"\n".join(values)):
+                for at, raw in enumerate(map(bytes, values)):
+                    values[at] = raw if writer.may_stand(raw) else self._value(position, raw, order[at], rows)
+            columns.append(values)
+        for index, head in zip(order, map(b",".join, zip(*columns, strict=True)), strict=True):
+            heads[index] = head
         return heads
 
     def _unclean(self, records: list[Record], heads: list[bytes]) -> set[int]:

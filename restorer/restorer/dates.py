@@ -27,7 +27,7 @@ _OFFSET = r"(?:Z|[+-][0-9]{2}:?[0-9]{2})"
 
 #: Raw JSON strings that PostgreSQL reads as they are meant, right or wrong day: enough for the verbatim way.
 LOOSE = {
-    "date": rf'"{_ANY_DAY}(?:T{_ANY_CLOCK}Z)?"',
+    "date": rf'"{_ANY_DAY}(?:T{_CLOCK}Z)?"',  # PostgreSQL's date leaves 24:00:00 in the day that it ends
     "timestamp": rf'"{_ANY_DAY}[T ]{_ANY_CLOCK}Z?"',
     "timestamptz": rf'"{_ANY_DAY}[T ]{_ANY_CLOCK}{_OFFSET}"',
     "time": rf'"{_ANY_CLOCK}"',
@@ -88,14 +88,14 @@ def _calendar(text: str, type_name: str) -> str:
         return (
             text if match["year"][0] not in "+-" and year > 0 else _spell(year, month, day, match, match["zone"] or "")
         )
-    if offset:
+    if offset or (type_name == "date" and match["hour"]):
+        seconds, fraction = _rounded(seconds, match)
         shifted = _day_number(year, month, day) * _DAY_SECONDS + seconds - offset
         year, month, day = _civil(shifted // _DAY_SECONDS)
-        clock = _clock(shifted % _DAY_SECONDS) + (match["fraction"] or "")
-        return _date(year, month, day, "" if type_name == "date" else " " + clock)
+        return _date(year, month, day, "" if type_name == "date" else f" {_clock(shifted)}{fraction}")
     if match["year"][0] not in "+-" and year > 0:
         return text
-    return _date(year, month, day, "") if type_name == "date" else _spell(year, month, day, match, "")
+    return _spell(year, month, day, match, "")
 
 
 def _time(text: str, type_name: str) -> str:
@@ -107,12 +107,15 @@ def _time(text: str, type_name: str) -> str:
         year, month, day = _year(match, type_name), int(match["month"]), int(match["day"])
         if not (1 <= month <= 12 and 1 <= day <= _days(year, month)):
             raise _no_such(type_name)
-    fraction = match["fraction"] or ""
-    if type_name == "timetz":
-        return f"{match['hour']}:{match['minute']}:{match['second'] or '00'}{fraction}{match['zone'] or 'Z'}"
-    if offset:
-        return _clock((seconds - offset) % _DAY_SECONDS) + fraction
-    return f"{match['hour']}:{match['minute']}:{match['second'] or '00'}{fraction}"
+        seconds, fraction = _rounded(seconds, match)
+    else:
+        fraction = match["fraction"] or ""
+    if offset and type_name == "time":
+        seconds -= offset
+    elif "year" not in match.re.groupindex:  # a bare 24:00:00 or second of 60 is PostgreSQL's to read
+        zone = match["zone"] or "Z" if type_name == "timetz" else ""
+        return f"{match['hour']}:{match['minute']}:{match['second'] or '00'}{fraction}{zone}"
+    return _clock(seconds) + fraction + (match["zone"] or "Z" if type_name == "timetz" else "")
 
 
 def _year(match: re.Match[str], type_name: str) -> int:
@@ -162,7 +165,18 @@ def _date(year: int, month: int, day: int, rest: str) -> str:
     return f"{year:04d}-{month:02d}-{day:02d}{rest}" if year > 0 else f"{1 - year:04d}-{month:02d}-{day:02d}{rest} BC"
 
 
+def _rounded(seconds: int, match: re.Match[str]) -> tuple[int, str]:
+    """Seconds and fraction with at most six digits, rounded as a timestamp is: .9999999 is the next second."""
+    fraction = match["fraction"] or ""
+    if len(fraction) <= 7:
+        return seconds, fraction
+    text = f"{float(fraction):.6f}"
+    return seconds + int(text[0]), text[1:]
+
+
 def _clock(seconds: int) -> str:
+    """The time of the day, of any number of seconds since some midnight."""
+    seconds %= _DAY_SECONDS
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 

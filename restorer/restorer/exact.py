@@ -230,7 +230,11 @@ def _numeric(column_type: ColumnType) -> Text:
     def convert(raw: bytes) -> str:
         text = _number_text(raw, "numeric")
         if not _DECIMAL.fullmatch(text):
-            if _NOT_FINITE.fullmatch(text) or _LITERAL.fullmatch(text):
+            if _NOT_FINITE.fullmatch(text):
+                if precision is not None and "a" not in text.lower():
+                    raise out_of_range(f"numeric({precision},{scale})")  # only NaN fits any precision
+                return text
+            if _LITERAL.fullmatch(text):
                 return text
             raise invalid("numeric")
         try:
@@ -302,11 +306,12 @@ def _money(raw: bytes) -> str:
     if not _DECIMAL.fullmatch(text):
         raise invalid("money")
     try:
-        cents = Decimal(text.strip(_SPACE)).scaleb(2)
+        amount = Decimal(text.strip(_SPACE))
     except InvalidOperation:
         raise out_of_range("money") from None
-    if cents and cents.adjusted() > 20:
+    if amount and not -30 < amount.adjusted() < 18:
         raise out_of_range("money")
+    cents = amount.scaleb(2, Context(prec=1000))
     if cents != (whole := cents.to_integral_value(ROUND_HALF_UP, Context(prec=40))):
         raise Unfit("OutOfRange", "22003", "type money has two decimals, no more")
     if not -(1 << 63) <= int(whole) < 1 << 63:
