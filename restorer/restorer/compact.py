@@ -11,12 +11,18 @@ from typing import Any
 
 import msgspec
 
-from .report import Report
+from .report import Check, FallbackLevel, RejectSample, Report, TableReport
 
 LIMIT = 4096  # bytes of a termination message that the kubelet keeps
 LONG = 400  # bytes of JSON that one text may take once there is not room for everything
 
 Json = dict[str, Any]
+_ROWS: dict[str, type[msgspec.Struct]] = {
+    "tables": TableReport,
+    "rejectedSample": RejectSample,
+    "verification": Check,
+    "fallback": FallbackLevel,
+}
 
 
 def line(report: Report) -> bytes:
@@ -61,9 +67,9 @@ class _Draft:
         self.limit = limit
         self.omitted = report.tables_omitted
         self.full = _lean(_clean(msgspec.to_builtins(report)))
-        self.full["tables"] = sorted(self.full.get("tables", []), key=_importance)
+        self.full["tables"] = sorted(self.full["tables"], key=_importance)
         self.failed_tables = sum(_importance(table)[0] == 0 for table in self.full["tables"])
-        self.full["verification"] = sorted(self.full.get("verification", []), key=lambda check: bool(check["passed"]))
+        self.full["verification"] = sorted(self.full["verification"], key=lambda check: bool(check["passed"]))
         self.failed_checks = sum(not check["passed"] for check in self.full["verification"])
         lists = ("tables", "verification", "rejectedSample", "warnings", "fallback")
         self.keep = {name: len(self.full.get(name, [])) for name in lists}
@@ -103,11 +109,11 @@ def _importance(table: Json) -> tuple[int, int, int]:
 
 
 def _lean(report: Json) -> Json:
-    """Without zeros and empty fields, but for the totals and the outcome."""
-    kept = {key: value for key, value in report.items() if value or key in ("totals", "outcome")}
-    for key in ("tables", "rejectedSample", "verification", "fallback"):
-        if key in kept:
-            kept[key] = [{k: v for k, v in row.items() if v or k == "passed"} for row in kept[key]]
+    """Without zeros and empty fields, but for the totals, the outcome, and what every row must have."""
+    kept = {key: value for key, value in report.items() if value or key in ("run", "totals", "outcome")}
+    for key, row_type in _ROWS.items():
+        must = {field.encode_name for field in msgspec.structs.fields(row_type) if field.required}
+        kept[key] = [{k: v for k, v in row.items() if v or k in must} for row in kept.get(key, [])]
     return kept
 
 
@@ -117,12 +123,14 @@ def _short(value: Any, longest: int) -> Any:
         case str():
             if len(msgspec.json.encode(value)) - 2 <= longest:
                 return value
-            room, kept = longest - 3, 0  # 3 bytes: the ellipsis
-            for kept, character in enumerate(value):  # noqa: B007
-                room -= len(msgspec.json.encode(character)) - 2
-                if room < 0:
-                    break
-            return value[:kept] + "…"
+            low, high = 0, longest  # characters that surely fit, that may
+            while low < high:
+                middle = (low + high + 1) // 2
+                if len(msgspec.json.encode(value[:middle])) - 2 <= longest - 3:  # 3 bytes: the ellipsis
+                    low = middle
+                else:
+                    high = middle - 1
+            return value[:low] + "…"
         case dict():
             return {key: _short(item, longest) for key, item in value.items()}
         case list():

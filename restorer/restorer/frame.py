@@ -85,6 +85,7 @@ def picture(shown: Snapshot, width: int, height: int, *, glyphs: Glyphs = UNICOD
     else:
         lines = [*head, Text(), _heading(columns), *_rows(shown, columns, glyphs, room), Text(), *tail]
     for line in lines:
+        line.rstrip()
         line.truncate(width, overflow="ellipsis")
     return lines
 

@@ -21,10 +21,10 @@ from restorer.events import (
 from restorer.progress import Progress
 from restorer.report import Counters, FallbackLevel, Report, TableReport
 
-STATUS_NAMES = (  # of status.progress in the API
-    "percent bytesTotal bytesDone recordsRead recordsInserted recordsUpdated recordsDuplicate recordsConflict "
-    "recordsRejected tablesTotal tablesDone recordsPerSecond etaSeconds table lastUpdateTime"
-).split()
+# Those of status.progress in the API.
+STATUS_NAMES = {"percent", "bytesTotal", "bytesDone", "tablesTotal", "tablesDone", "table"}
+STATUS_NAMES |= {"recordsRead", "recordsInserted", "recordsUpdated", "recordsDuplicate", "recordsConflict"}
+STATUS_NAMES |= {"recordsRejected", "recordsPerSecond", "etaSeconds", "lastUpdateTime"}
 
 
 class Run:
@@ -55,7 +55,13 @@ class Run:
 
 def test_a_fresh_run_shows_what_lies_before_it() -> None:
     shown = Run(TableStart("users", 100), TableStart("posts", 300), loading=False).shown
-    assert (shown.phase, shown.percent, shown.bytes_total, shown.tables_total, shown.tables_done) == ("Validating", 0, 400, 2, 0)
+    assert (shown.phase, shown.percent, shown.bytes_total, shown.tables_total, shown.tables_done) == (
+        "Validating",
+        0,
+        400,
+        2,
+        0,
+    )
     assert shown.eta_seconds is None
     assert shown.table == ""
 
@@ -145,7 +151,12 @@ def test_a_resumed_run_starts_from_what_was_done_and_rates_only_this_attempt() -
     run = Run(
         done, half, attempt=2, resumed=True, fallback=[FallbackLevel("Copy", 7, 7000)], reasons={"InvalidValue": 10}
     )
-    assert (run.shown.percent, run.shown.records_read, run.shown.records_rejected, run.shown.tables_done) == (70, 7000, 10, 1)
+    assert (run.shown.percent, run.shown.records_read, run.shown.records_rejected, run.shown.tables_done) == (
+        70,
+        7000,
+        10,
+        1,
+    )
     assert (run.shown.attempt, run.shown.resumed) == (2, True)
     run.batch("posts", 100, 100, after=4)
     shown = run.shown
@@ -187,7 +198,11 @@ def test_the_ladder_counts_batches_by_deepest_rung_and_records_by_the_rung_that_
     run = Run(TableStart("users", 1000))
     run.batch("users", 10, 10, level="Row", levels={"Merge": 9, "Row": 1})
     run.batch("users", 10, 10)
-    assert run.shown.fallback == [FallbackLevel("Copy", 1, 10), FallbackLevel("Merge", 0, 9), FallbackLevel("Row", 1, 1)]
+    assert run.shown.fallback == [
+        FallbackLevel("Copy", 1, 10),
+        FallbackLevel("Merge", 0, 9),
+        FallbackLevel("Row", 1, 1),
+    ]
 
 
 def test_the_report_has_the_last_word_and_the_clock_stops() -> None:
@@ -203,7 +218,11 @@ def test_the_report_has_the_last_word_and_the_clock_stops() -> None:
     shown = run.shown
     assert (shown.phase, shown.outcome, shown.reason, shown.message) == ("Finished", "Failed", "LoadFailed", "broken")
     assert (shown.records_read, shown.percent, shown.elapsed_seconds) == (12, 40, 10)
-    assert (shown.tables[0].state, shown.tables[0].error, shown.tables[0].seconds) == ("Failed", "broken at byte 400", 10)
+    assert (shown.tables[0].state, shown.tables[0].error, shown.tables[0].seconds) == (
+        "Failed",
+        "broken at byte 400",
+        10,
+    )
 
 
 def test_the_json_has_the_names_of_the_status_and_no_floats() -> None:
@@ -211,7 +230,7 @@ def test_the_json_has_the_names_of_the_status_and_no_floats() -> None:
     run.batch("users", 10, 400, after=2.5)
     run.tell(Warned("careful"), Warned("careful"), Explained("because"))
     document = msgspec.json.decode(msgspec.json.encode(run.shown))
-    assert [name for name in STATUS_NAMES if name not in document] == []
+    assert set(document) >= STATUS_NAMES
     assert document["lastUpdateTime"] == "2023-11-14T22:13:22Z"
     assert document["warnings"] == 1
     assert document["tables"][0]["bytesTotal"] == 1000
