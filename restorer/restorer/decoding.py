@@ -80,7 +80,7 @@ class Runs:
         self.end = 0  # in `data`, of the last record
 
     def good(self, start: int, stop: int, records: list[Any], line: int | None = None) -> None:
-        """`records` stand in data[start:stop]; the first one's line where lines are counted."""
+        """`records` stand in data[start:stop]; where lines are counted, on `line` and those after it."""
         run = self._run(start, stop, True, len(records), line)
         assert run.records is not None
         run.records.extend(records)
@@ -97,7 +97,7 @@ class Runs:
         run = self._runs[-1]
         run.stop = stop
         if line is not None:
-            run.lines.append(line)
+            run.lines.extend(range(line, line + count))
         return run
 
     def pieces(self) -> Iterator[Piece]:

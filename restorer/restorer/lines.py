@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from .decoding import REFUSALS, Decoding, Hold, Runs
 from .piece import Piece
 from .stream import BrokenFile, Window
 
 _SPACE = b" \t\r"
+_OPEN, _CLOSE, _CR = b"{}\r"
+_CHUNK = 64  # lines decoded together, at most, once a window has a bad one
 
 
 class LineReader:
@@ -67,14 +70,19 @@ class LineReader:
         """All lines up to `end` at once, or None when they must be looked at one by one."""
         w = self._w
         data = w.buf[w.pos : end]
-        newline = b"}\r\n{" if data.endswith(b"\r") else b"}\n{"
-        if newline[1:2] == b"\r":
+        crlf = data.endswith(b"\r")
+        if crlf:
             data = data[:-1]
         # The decoder takes any whitespace for a boundary. Where every newline stands between } and {, none is inside
         # a value, so as many values as lines means one on each.
-        newlines = data.count(b"\n")
-        if not data.startswith(b"{") or not data.endswith(b"}") or data.count(newline) != newlines:
+        if not data.startswith(b"{") or not data.endswith(b"}"):
             return None
+        newlines, before, find, at = 0, _CR if crlf else _CLOSE, data.find, data.find(b"\n")
+        while at != -1:
+            if data[at - 1] != before or data[at + 1] != _OPEN or (crlf and data[at - 2] != _CLOSE):
+                return None
+            newlines += 1
+            at = find(b"\n", at + 1)
         try:
             records = self._decoding.lines(data)
         except REFUSALS:
@@ -89,20 +97,38 @@ class LineReader:
         w = self._w
         data = w.buf[w.pos : end]
         runs = Runs(data, w.offset, self._line)
-        at = 0
-        for line in data.split(b"\n"):
-            record = line.strip(_SPACE)
-            if record:
-                start = at + line.index(record)
+        lines = data.split(b"\n")
+        at = index = 0
+        chunk = 16
+        while index < len(lines):
+            some = lines[index : index + chunk]
+            if len(some) > 1:
+                length = sum(map(len, some)) + len(some)
+                if some[0][:1] == b"{" and (records := self._each(some)) is not None:
+                    # In a single line the decoder itself checks that there is one value and no more.
+                    runs.good(at, at + length - 1 - len(some[-1]) + len(some[-1].rstrip(_SPACE)), records, self._line)
+                    at, index, self._line = at + length, index + len(some), self._line + len(some)
+                    chunk = min(chunk * 2, _CHUNK)
+                else:
+                    chunk = max(1, chunk // 4)
+                continue
+            if record := some[0].strip(_SPACE):
+                start = at + some[0].index(record)
                 stop = start + len(record)
                 try:
                     runs.good(start, stop, [self._decoding.one(record)], self._line)
+                    chunk = 2
                 except REFUSALS:
                     runs.bad(start, stop, self._line)
-            at += len(line) + 1
-            self._line += 1
+            at, index, self._line = at + len(some[0]) + 1, index + 1, self._line + 1
         if runs.count:
             yield from runs.pieces()
+
+    def _each(self, lines: list[bytes]) -> list[Any] | None:
+        try:
+            return [*map(self._decoding.one, lines)]
+        except REFUSALS:
+            return None
 
     def _long_line(self) -> Iterator[Piece]:
         """The line at `pos`, which does not end in the window; nothing when it is blank."""
