@@ -107,6 +107,7 @@ class Converter:
         for index in rows.problems:
             lines[index] = b""
             rows.defaults.pop(index, None)
+        rows.defaults = {index: tuple(sorted(positions)) for index, positions in rows.defaults.items()}
         rows.lines = lines
         rows.exact = len(lines) if exact else len(touched)
         return rows
@@ -218,7 +219,7 @@ class Converter:
                 if not is_utf8(key.encode(errors="surrogateescape")):
                     raise Unfit("InvalidEncoding", "22021", "bytes that are not UTF-8")
                 message = f'table "{self._table}" has no column for the key'
-                raise Unfit("UnknownColumn", "42703", message, key[:63])
+                raise Unfit("UnknownColumn", "42703", message, key[:255])
         return tuple(members.get(key, blank) for key, blank in self._blank.items())
 
 

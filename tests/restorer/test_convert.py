@@ -1,0 +1,252 @@
+"""Whole records: what goes verbatim, what is taken out and why, and what a record leaves untouched in its neighbours."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import msgspec
+import pytest
+from restorer.convert import Converter, Rows
+from restorer.model import Column, ColumnPlan, ColumnType, Table, TableFile, TablePlan
+from restorer.piece import Oversized, Piece
+
+ID = Column("id", ColumnType("int4"), not_null=True)
+
+
+def column(name: str, type_name: str, **flags: bool) -> Column:
+    return Column(name, ColumnType(type_name), **flags)  # type: ignore[arg-type]
+
+
+def converter(*columns: Column, ignored: tuple[str, ...] = (), triggers: tuple[str, ...] = ()) -> Converter:
+    table = Table("public", "t", 1, columns, triggers=triggers)
+    plans = tuple(ColumnPlan(each.name, each) for each in columns)
+    return Converter(TablePlan(TableFile("t", "", 0, "array"), table, plans, ignored=ignored))
+
+
+def piece(convert: Converter, *records: bytes) -> Piece:
+    data = b",".join(records)
+    try:
+        decoded = convert.decoder.decode(b"[" + data + b"]")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        decoded = None
+    spans, at = [], 0
+    for record in records:
+        spans.append((at, at + len(record)))
+        at += len(record) + 1
+    return Piece(0, len(data), 1, data, decoded, spans)
+
+
+def both(convert: Converter, *records: bytes) -> Rows:
+    """The rows of the verbatim way, once the exact way has said the same of the same records."""
+    verbatim, exact = convert.verbatim(piece(convert, *records)), convert.exact(piece(convert, *records))
+    assert [fields(line) for line in verbatim.lines] == [fields(line) for line in exact.lines]
+    assert verbatim.problems == exact.problems
+    assert verbatim.defaults == exact.defaults
+    assert exact.exact == len(records)
+    return verbatim
+
+
+def fields(line: bytes) -> list[str]:
+    return next(csv.reader([line.decode()], strict=True), [])
+
+
+def reasons(rows: Rows) -> dict[int, tuple[str, str, str]]:
+    return {index: (problem.reason, problem.sqlstate, problem.column) for index, problem in rows.problems.items()}
+
+
+def test_plain_values_go_as_they_stand() -> None:
+    convert = converter(ID, column("name", "text"), column("price", "numeric"), column("at", "timestamp"))
+    rows = both(convert, b'{ "name": "a, b", "id" : 1, "at": "2024-01-01T10:00:00Z", "price": 1.50 }')
+    assert convert.columns == ("id", "name", "price", "at")
+    assert rows.lines == [b'1,"a, b",1.50,"2024-01-01T10:00:00Z"']
+    assert convert.verbatim(piece(convert, b'{"id":1,"name":"x","price":1,"at":null}')).exact == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b'"a\\"b"', b'"\\\\."', b'{"a":1}', b'[1,"x"]', b'"tab\\t"', b'"\\u00e9"'],
+)
+def test_one_record_that_needs_care_leaves_its_neighbours_verbatim(value: bytes) -> None:
+    convert = converter(column("name", "text"), ID)
+    rows = both(convert, b'{"id":1,"name":"a"}', b'{"id":2,"name":%s}' % value, b'{"id":3,"name":null}')
+    assert (rows.lines[0], rows.lines[2]) == (b'"a",1', b"null,3")
+    parsed = json.loads(value)
+    assert fields(rows.lines[1]) == [parsed if isinstance(parsed, str) else value.decode(), "2"]
+    assert rows.exact == 1
+    assert not rows.problems
+
+
+def test_text_that_looks_like_structure_is_only_text() -> None:
+    convert = converter(column("name", "text"), column("other", "text"))
+    rows = both(convert, b'{"name":",{","other":"null"}', b'{"name":"{","other":",["}', b'{"name":"","other":null}')
+    assert rows.lines == [b'",{","null"', b'"{",",["', b'"",null']
+
+
+def test_columns_come_in_the_order_of_their_handling() -> None:
+    convert = converter(column("doc", "jsonb"), column("raw", "bytea"), column("at", "date"), column("n", "int8"))
+    assert convert.columns == ("n", "at", "raw", "doc")
+
+
+def test_json_columns_are_quoted_kept_on_one_line_and_null_stays_null() -> None:
+    convert = converter(ID, column("doc", "jsonb"), column("other", "json"))
+    rows = both(
+        convert,
+        b'{"id":1,"doc":{"a": "x, \\"y\\"",\r\n "b": [1.50]},"other":"null"}',
+        b'{"id":2,"doc":null,"other":[null]}',
+        b'{"id":3}',
+    )
+    assert rows.lines[0] == b'1,"{""a"": ""x, \\""y\\"""",   ""b"": [1.50]}","""null"""'
+    assert rows.lines[1:] == [b'2,null,"[null]"', b"3,null,null"]
+    assert rows.json_nulls == 0
+
+
+def test_null_into_json_that_is_not_null_is_json_null_and_counted() -> None:
+    convert = converter(ID, column("doc", "jsonb", not_null=True))
+    rows = both(convert, b'{"id":1,"doc":null}', b'{"id":2,"doc":"null"}')
+    assert rows.lines == [b'1,"null"', b'2,"""null"""']
+    assert rows.json_nulls == 1
+    rows = both(convert, b'{"id":1,"doc":null}', b'{"id":2}', b'{"id":3,"doc":{}}')
+    assert rows.lines == [b'1,"null"', b"", b'3,"{}"']
+    assert rows.json_nulls == 1
+    assert reasons(rows) == {1: ("NullViolation", "23502", "doc")}
+
+
+def test_jsonb_refuses_what_postgresql_would_and_json_does_not() -> None:
+    records = (b'{"id":1,"doc":{"a":"\\u0000"}}', b'{"id":2,"doc":"\\\\u0000"}', b'{"id":3,"doc":["\\udc00"]}')
+    rows = both(converter(ID, column("doc", "jsonb")), *records)
+    assert reasons(rows) == {0: ("NulCharacter", "22P05", "doc"), 2: ("LoneSurrogate", "22P05", "doc")}
+    rows = both(converter(ID, column("doc", "json")), *records)
+    assert not rows.problems
+    assert rows.lines[2] == b'3,"[""\\udc00""]"'
+
+
+def test_a_missing_key_is_null_or_the_default() -> None:
+    convert = converter(
+        ID,
+        column("a", "text"),
+        column("b", "int4", not_null=True, has_default=True),
+        column("c", "timestamp", has_default=True),
+        column("d", "bytea", has_default=True),
+        column("e", "jsonb", not_null=True, has_default=True),
+    )
+    full = b'{"id":2,"a":"","b":1,"c":null,"d":null,"e":null}'
+    rows = both(convert, b'{"id":1}', full, b'{"id":3,"a":"x","b":2,"e":1}')
+    assert rows.lines == [b"1,null,null,null,null,null", b'2,"",1,null,null,"null"', b'3,"x",2,null,null,"1"']
+    assert {index: tuple(convert.columns[at] for at in sorted(ats)) for index, ats in rows.defaults.items()} == {
+        0: ("b", "c", "d", "e"),
+        2: ("c", "d"),
+    }
+    assert not rows.problems
+
+
+def test_null_for_a_not_null_column_is_a_problem_of_its_record() -> None:
+    when = column("when", "timestamp", not_null=True)
+    convert = converter(ID, column("a", "text", not_null=True), column("b", "text"), when)
+    good = b'{"id":1,"a":"null","b":null,"when":"2024-01-01T10:00:00Z"}'
+    rows = both(
+        convert,
+        good,
+        b'{"id":null,"a":"x","b":"null","when":"2024-01-01T10:00:00Z"}',
+        b'{"id":3,"b":null,"when":"2024-01-01T10:00:00Z"}',
+        b'{"id":4,"a":"x","b":null,"when":null}',
+    )
+    assert rows.lines == [b'1,"null",null,"2024-01-01T10:00:00Z"', b"", b"", b""]
+    assert reasons(rows) == {at: ("NullViolation", "23502", name) for at, name in [(1, "id"), (2, "a"), (3, "when")]}
+
+
+def test_a_trigger_may_fill_what_is_null_so_the_server_decides() -> None:
+    convert = converter(ID, column("at", "timestamp", not_null=True), triggers=("fill",))
+    assert both(convert, b'{"id":null,"at":null}').lines == [b"null,null"]
+
+
+def test_ignored_keys_are_known_but_not_written() -> None:
+    convert = converter(ID, column("doc", "json"), ignored=("total", "full"))
+    rows = both(convert, b'{"total":[{"deep":1}],"id":1,"doc":1}', b'{"id":2,"full":"a\\"b"}')
+    assert rows.lines == [b'1,"1"', b"2,null"]
+    assert both(converter(ID, ignored=("x",)), b'{"id":1,"x":"\\""}').lines == [b"1"]
+
+
+def test_of_duplicate_keys_the_last_counts() -> None:
+    assert both(converter(ID), b'{"id":1,"id":2}').lines == [b"2"]
+    assert both(converter(ID), b'{"id":1,"id":2}', b"[]").lines == [b"2", b""]
+
+
+def test_records_that_are_none_are_told_apart_and_their_neighbours_load() -> None:
+    convert = converter(ID, column("a", "text"), column("doc", "jsonb"))
+    deep = b"[" * 20_000 + b"]" * 20_000
+    rows = both(
+        convert,
+        b'{"id":1,"a":"one"}',
+        b'{"id":2,"a":}',
+        b"[1,2]",
+        b'{"id":4,"secret":1}',
+        b'{"id":5,"a":"\\ud800"}',
+        b'{"id":6,"a":"\xff"}',
+        b'{"id":7,"doc":%s}' % deep,
+        b'{"id":8,"a":"nul\\u0000"}',
+        b'{"id":9,"doc":{"a":}}',
+        b'{"\xff":9}',
+        b"null",
+        b'{"id":12,"doc":"\xff"}',
+    )
+    assert rows.lines[0] == b'1,"one",null'
+    assert rows.lines[6] == b'7,null,"' + deep + b'"'
+    assert {index: found[0] for index, found in reasons(rows).items()} == {
+        1: "InvalidJSON",
+        2: "NotAnObject",
+        3: "UnknownColumn",
+        4: "LoneSurrogate",
+        5: "InvalidEncoding",
+        7: "NulCharacter",
+        8: "InvalidJSON",
+        9: "InvalidEncoding",
+        10: "NotAnObject",
+        11: "InvalidEncoding",
+    }
+    assert rows.problems[3].column == "secret"
+
+
+def test_bytes_that_are_not_utf8_are_found_in_a_piece_that_decodes() -> None:
+    convert = converter(ID, column("a", "text"), column("kind", "interval"), column("doc", "json"))
+    good = '{"id":1,"a":"żółć","kind":"1 day","doc":"ą"}'.encode()
+    records = [b'{"id":1,"a":"\xff"}', b'{"id":1,"kind":"\xc3"}', b'{"id":1,"doc":{"\xed\xa0\x80":1}}']
+    rows = both(convert, good, *records)
+    assert piece(convert, good, *records).records is not None
+    assert rows.lines[0] == '1,"żółć","1 day","""ą"""'.encode()
+    assert {found[0] for found in reasons(rows).values()} == {"InvalidEncoding"}
+    assert sorted(rows.problems) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["naïve", "日本語", "two words", 'quo"te', "back\\slash", "tab\t", ""])
+def test_any_key_can_be_a_column(name: str) -> None:
+    convert = converter(ID, column(name, "text"))
+    record = json.dumps({"id": 1, name: "x"}).encode()
+    assert both(convert, record).lines == [b'1,"x"']
+    rows = both(convert, record, b'{"id":2}', b'{"id":3,"other":1}')
+    assert rows.lines == [b'1,"x"', b"2,null", b""]
+    assert reasons(rows) == {2: ("UnknownColumn", "42703", "other")}
+
+
+def test_a_record_too_large_to_hold_is_one_problem() -> None:
+    convert = converter(ID)
+    large = Piece(0, 1 << 27, 1, b'{"id":1', None, oversized=Oversized(1 << 27, "0" * 64, b'{"id":1'))
+    rows = convert.verbatim(large)
+    assert rows.lines == [b""]
+    assert reasons(rows) == {0: ("RecordTooLarge", "54000", "")}
+
+
+def test_an_empty_piece_has_no_lines() -> None:
+    convert = converter(ID, column("doc", "json"), column("at", "date"))
+    assert both(convert).lines == []
+
+
+def test_messages_name_column_and_type_and_hold_no_value() -> None:
+    for type_name in ("int8", "date", "bytea", "numeric", "bool", "uuid"):
+        convert = converter(column("mail", type_name))
+        rows = convert.exact(piece(convert, b'{"mail":"jane.doe@example.org"}'))
+        assert rows.lines == [b""]
+        message = rows.problems[0].message
+        assert "jane" not in message
+        assert "mail" in message
+        assert ("boolean" if type_name == "bool" else type_name) in message
