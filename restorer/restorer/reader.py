@@ -105,7 +105,7 @@ def segments(file: TableFile, target_bytes: int) -> Iterator[Segment]:
     begun = -1  # offset of the first record of the segment at hand
     if not file.compression:
         try:
-            for piece in pieces(file, window=min(_SPLIT_WINDOW, max(target_bytes, 1))):
+            for piece in pieces(file, window=max(1, min(_SPLIT_WINDOW, target_bytes // 8))):
                 if begun == -1:
                     begun = piece.offset
                 if piece.end - begun >= target_bytes:
