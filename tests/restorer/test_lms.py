@@ -18,6 +18,7 @@ import pytest
 import yaml
 import zstandard
 from psycopg import sql
+from restorer.backup import find_snapshot
 from restorer.demo import lms
 from restorer.demo.lms import Generated, TableTruth, generate, schema_sql
 from restorer.demo.lms_faults import Fault, Kind, bad_record, file_rows, outcome
@@ -94,7 +95,7 @@ def test_without_bad_records_every_file_parses_and_counts_match(sound: Generated
 def test_manifest_says_what_is_on_disk(fixture: str, request: pytest.FixtureRequest) -> None:
     generated: Generated = request.getfixturevalue(fixture)
     manifest = json.loads((generated.folder / "manifest.json").read_text())["tables"]
-    on_disk = {p.name for p in generated.folder.iterdir()} - {"manifest.json"}
+    on_disk = {p.name for p in generated.folder.iterdir()} - {"manifest.json", "schema.prisma"}
     assert {entry["file"] for entry in manifest.values()} == on_disk
     by_file = {t.file: t for t in generated.tables.values()}
     for entry in manifest.values():
@@ -167,7 +168,15 @@ def test_the_older_snapshot_has_little_in_it(sound: Generated) -> None:
     older = sound.root / sound.path / lms.OLDER_SNAPSHOT
     assert sound.snapshot > lms.OLDER_SNAPSHOT
     assert len(list(older.glob("*.json"))) == 5
-    assert (sound.root / sound.path / "schema.prisma").exists()
+
+
+def test_the_engine_finds_the_snapshot_whole(mixed: Generated) -> None:
+    """Latest is the full one, nothing looks unfinished, every file has its count, and schema.prisma is seen."""
+    snapshot = find_snapshot(mixed.root, mixed.path)
+    assert (snapshot.name, snapshot.warnings) == (mixed.snapshot, ())
+    assert snapshot.schema_prisma == mixed.folder / "schema.prisma"
+    found = {f.name: f.expected_records for f in snapshot.files}
+    assert found == {t.file.split(".")[0]: t.records for t in mixed.tables.values()}
 
 
 def test_every_file_name_leads_to_its_table() -> None:

@@ -105,7 +105,7 @@ def schema_sql() -> str:
 
 
 def prisma_schema() -> str:
-    """The schema.prisma that lies beside the backup."""
+    """The schema.prisma that lies in each snapshot, beside the table files."""
     return resources.files(__package__).joinpath("schema.prisma").read_text("utf-8")
 
 
@@ -128,7 +128,6 @@ def generate(
     world = World({name: good for name, (good, _) in sizes.items()}, seed)
     application = folder / APPLICATION
     application.mkdir(parents=True, exist_ok=True)
-    (application / "schema.prisma").write_text(prisma_schema(), "utf-8")
     for name in snapshots[:-1]:
         few = {t.name: sizes[t.name] for t in TABLES if t.fixed}
         _write_snapshot(application / name, world, few, None)
@@ -156,6 +155,7 @@ def _write_snapshot(
     folder: Path, world: World, sizes: dict[str, tuple[int, int]], progress: Progress | None
 ) -> dict[str, TableTruth]:
     folder.mkdir(exist_ok=True)
+    (folder / "schema.prisma").write_text(prisma_schema(), "utf-8")
     total = sum(good + bad for good, bad in sizes.values())
     truths: dict[str, TableTruth] = {}
     for table in TABLES:
