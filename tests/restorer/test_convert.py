@@ -1,4 +1,4 @@
-"""Whole records: what goes verbatim, what is taken out and why, and what a record leaves untouched in its neighbours."""
+"""Whole records: what goes verbatim, what is taken out and why, and what a record leaves to its neighbours."""
 
 from __future__ import annotations
 
