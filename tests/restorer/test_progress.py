@@ -139,6 +139,7 @@ def test_eta_waits_until_it_means_something_then_counts_down() -> None:
 def test_no_eta_when_the_bytes_are_read_but_the_run_is_not_over() -> None:
     run = Run(TableStart("users", 1000))
     run.batch("users", 10, 1000, after=5)
+    assert run.shown.eta_seconds is None
     run.tell(PhaseChanged("Verifying"))
     assert run.shown.eta_seconds is None
     run.tell(RunFinished(Report(run="lms/reset/1", outcome="Succeeded")))
@@ -235,6 +236,16 @@ def test_the_json_has_the_names_of_the_status_and_no_floats() -> None:
     assert document["warnings"] == 1
     assert document["tables"][0]["bytesTotal"] == 1000
     assert not any(isinstance(value, float) for value in [*document.values(), *document["tables"][0].values()])
+
+
+def test_a_batch_says_by_itself_that_the_run_is_loading() -> None:
+    run = Run(TableStart("users", 1000), loading=False)
+    run.batch("users", 10, 400, after=2)
+    assert (run.shown.phase, run.shown.tables[0].state, run.shown.records_per_second_overall) == (
+        "Loading",
+        "Loading",
+        5,
+    )
 
 
 def test_an_explanation_does_not_count_as_an_update() -> None:

@@ -145,13 +145,21 @@ def test_a_report_is_written_whole_and_replaces_the_old_one(tmp_path: Path) -> N
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
-def test_a_report_goes_through_links_and_into_pipes(tmp_path: Path) -> None:
+def test_a_report_goes_through_links(tmp_path: Path) -> None:
     (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
     to_file(big(1), tmp_path / "link.json")
     assert (tmp_path / "link.json").is_symlink()
     assert (tmp_path / "real.json").is_file()
-    to_file(big(1), "/dev/null")
-    assert not Path("/dev/null").is_file()
+
+
+def test_a_report_goes_into_a_pipe_and_leaves_it_a_pipe(tmp_path: Path) -> None:
+    fifo = tmp_path / "pipe"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    to_file(big(1), fifo)
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+    assert msgspec.json.decode(os.read(reader, 65536), type=Report) == big(1)
+    os.close(reader)
 
 
 @pytest.mark.parametrize("where", ["missing/report.json", "."])
