@@ -14,7 +14,7 @@ _SPACES = bytes.maketrans(b"\r\n", b"  ")
 _BETWEEN = b"\x01"  # cannot stand in JSON, not even in a string
 _SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
-_NEVER = b"{["
+JSON_NULL = b'"null"'  # the CSV field
 
 Check = Callable[[Any], Any]
 
@@ -23,8 +23,6 @@ class ColumnWriter:
     """Writes the values of one column. `not_null`: null is refused here. `json_null`: null becomes JSON null.
     `blank`: what stands for a key that a record does not have."""
 
-    JSON_NULL = b'"null"'
-
     def __init__(self, plan: ColumnPlan, enforce_not_null: bool) -> None:
         self.key, self.column = plan.key, plan.column
         self.rule: Rule = rule(plan.column.type)
@@ -32,7 +30,8 @@ class ColumnWriter:
         self.not_null = plan.column.not_null and enforce_not_null and not self.json_null
         self.blank = MISSING if plan.column.has_default or self.json_null else NULL
         self._text = self.rule.text
-        self._sure, self._loose = (_column(source, self.not_null) for source in (self.rule.sure, self.rule.loose))
+        self._sure: Check | None = self.may_stand if self.rule.free else _column(self.rule.sure, self.not_null)
+        self._loose = _column(self.rule.loose, self.not_null)
         self._list_value = self._simple_list()
         self._sure_value = re.compile((self.rule.sure or "(?!)").encode()).fullmatch
         self.fine: Check = re.compile(((self.rule.loose or "(?!)") + "|null").encode()).fullmatch
@@ -46,11 +45,14 @@ class ColumnWriter:
         return bool(check(joined)) and is_utf8(joined)
 
     def may_stand(self, values: bytes) -> bool:
-        """Whether one value of a plain column may go as it stands, or several joined by newlines. (A string that
-        holds the word null is asked about once more, alone; that costs little.)"""
-        if b"\\" in values or values[0] in _NEVER or b"\n{" in values or b"\n[" in values or MISSING in values:
+        """Whether one value of a plain column may go as it stands, or several that end in a newline each: no escape,
+        no object or list, none missing, none null where it must not be. (No may be a false alarm for several.)"""
+        if b"\\" in values or MISSING in values or (self.not_null and values.startswith(NULL)):
             return False
-        return is_utf8(values) and not (self.not_null and NULL in values and (b"\n" in values or values == NULL))
+        for opener in (b"{", b"["):  # one byte is found ten times as fast as two
+            if opener in values and (values.startswith(opener) or b"\n" + opener in values):
+                return False
+        return is_utf8(values) and not (self.not_null and b"\nnull" in values)
 
     def fields(self, values: Sequence[Any]) -> list[bytes] | None:
         """The CSV fields of all values, or None when one of them does not fit."""
@@ -63,7 +65,7 @@ class ColumnWriter:
         """The CSV field of one raw JSON value. Raises Unfit."""
         if raw == NULL:
             if self.json_null:
-                return self.JSON_NULL
+                return JSON_NULL
             if self.not_null:
                 raise Unfit("NullViolation", "23502", "null in a NOT NULL column")
             return NULL

@@ -20,17 +20,17 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
-from restorer.column import ColumnWriter, is_utf8
+from restorer.column import JSON_NULL, ColumnWriter, is_utf8
 from restorer.field import MISSING, NULL, Unfit, well_formed
 from restorer.model import Problem, TablePlan
 from restorer.piece import Piece
 from restorer.scanner import ScanError, pairs
 
-# What a line of fields that may all go verbatim must not hold: an escape, an object or a list, a missing value.
-_NEEDLES = (b"\\", b",{", b",[", MISSING)
 _NO_STRUCT_KEY = re.compile(r'["\\\x00-\x1f]')  # msgspec has no structs with such keys
 
-Record = Sequence[Any]  # bytes or msgspec.Raw per column in COPY order, ignored keys behind them
+_RAW_NULL = msgspec.Raw(NULL)
+
+Record = Sequence[msgspec.Raw]  # the values per column in COPY order, ignored keys behind them
 
 
 @dataclass
@@ -62,7 +62,8 @@ class Converter:
         self._plain = sum(writer.rule.way == "verbatim" for writer in writers)
         self._required = [i for i, writer in enumerate(self._writers[: self._plain]) if writer.not_null]
         self._table = plan.table.name
-        self._blank = {writer.key: writer.blank for writer in self._writers} | dict.fromkeys(plan.ignored, NULL)
+        self._blank = {writer.key: msgspec.Raw(writer.blank) for writer in self._writers}
+        self._blank |= dict.fromkeys(plan.ignored, _RAW_NULL)
         self._structs = not any(map(_NO_STRUCT_KEY.search, self._blank))
         record: Any = self._struct() if self._structs else dict[str, msgspec.Raw]
         self.decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[record])
@@ -78,7 +79,7 @@ class Converter:
 
     def _struct(self) -> type[msgspec.Struct]:
         fields = [
-            (f"f{i}", msgspec.Raw, msgspec.field(name=key, default=msgspec.Raw(blank)))
+            (f"f{i}", msgspec.Raw, msgspec.field(name=key, default=blank))
             for i, (key, blank) in enumerate(self._blank.items())
         ]
         return msgspec.defstruct("Record", fields, gc=False, forbid_unknown_fields=True)
@@ -104,6 +105,10 @@ class Converter:
                 for position in range(end, len(self._writers))
             ]
             lines = list(map(b",".join, zip(lines, *rest, strict=True) if end else zip(*rest, strict=True)))
+        for position, fields in converted.items():
+            if self._writers[position].json_null:
+                lost = sum(fields[index] == JSON_NULL for index in rows.problems)
+                rows.json_nulls += fields.count(JSON_NULL) - lost
         for index in rows.problems:
             lines[index] = b""
             rows.defaults.pop(index, None)
@@ -131,8 +136,6 @@ class Converter:
             fields = []
             for index, value in enumerate(values):
                 fields.append(self._value(position, bytes(value), index, rows))
-        if writer.json_null:
-            rows.json_nulls += fields.count(writer.JSON_NULL)
         return fields
 
     def _value(self, position: int, raw: bytes, index: int, rows: Rows) -> bytes:
@@ -172,21 +175,24 @@ class Converter:
         return heads
 
     def _unclean(self, records: list[Record], heads: list[bytes]) -> set[int]:
-        """The records of which a plain value must not go as it stands."""
+        """The records of which a plain value must not go as it stands: it has an escape, is an object or a list, is
+        missing, is not UTF-8, or is null where it must not be."""
         unclean: set[int] = set()
         joined = b"\n".join(heads)
-        for needle in _NEEDLES:
+        for needle in (b"\\", MISSING):
             if needle in joined:
                 unclean.update(i for i, head in enumerate(heads) if needle in head)
-        if joined[:1] in (b"{", b"[") or b"\n{" in joined or b"\n[" in joined:
-            unclean.update(i for i, head in enumerate(heads) if head[:1] in (b"{", b"["))
+        for opener in (b"{", b"["):  # one byte is found ten times as fast as two
+            if opener in joined and (joined[:1] == opener or b"," + opener in joined or b"\n" + opener in joined):
+                inner = b"," + opener
+                unclean.update(i for i, head in enumerate(heads) if head[:1] == opener or inner in head)
         if not is_utf8(joined):
             unclean.update(i for i, head in enumerate(heads) if not is_utf8(head))
         if self._required and NULL in joined:
-            null = msgspec.Raw(NULL)
-            suspects = [i for i, head in enumerate(heads) if NULL in head and i not in unclean]
             for position in self._required:
-                unclean.update(i for i in suspects if records[i][position] == null)
+                values = list(map(itemgetter(position), records))
+                if _RAW_NULL in values:
+                    unclean.update(i for i, value in enumerate(values) if value == _RAW_NULL)
         return unclean
 
     def _records(self, piece: Piece, rows: Rows) -> tuple[list[Record], set[int]]:
@@ -210,7 +216,7 @@ class Converter:
                     scanned.add(index)
             except Unfit as unfit:
                 rows.problems[index] = unfit.problem()
-                records.append((NULL,) * len(self._blank))
+                records.append((_RAW_NULL,) * len(self._blank))
         return records, scanned
 
     def _members(self, members: Mapping[str, Any]) -> Record:
@@ -223,7 +229,7 @@ class Converter:
         return tuple(members.get(key, blank) for key, blank in self._blank.items())
 
 
-def _scan(raw: bytes) -> dict[str, bytes]:
+def _scan(raw: bytes) -> dict[str, msgspec.Raw]:
     """key -> raw value of a record that msgspec does not take: nested too deep, lone surrogates, an unknown key."""
     try:
         members = pairs(raw)
@@ -233,4 +239,4 @@ def _scan(raw: bytes) -> dict[str, bytes]:
         raise Unfit("InvalidJSON", "22P02", "the record is not JSON") from None
     if not all(well_formed(value) for value in members.values()):
         raise Unfit("InvalidJSON", "22P02", "the record is not JSON")
-    return members
+    return {key: msgspec.Raw(value) for key, value in members.items()}

@@ -26,12 +26,14 @@ Way = Literal["verbatim", "checked", "never", "json"]
 class Rule(NamedTuple):
     """How one type is written. `loose` and `sure` are regular expressions over a raw JSON value other than null
     (ASCII sources, no groups): `loose` is what may go verbatim, `sure` what is certain to be a value of the type and
-    to be stored as it stands; "" is nothing. `text` converts any value, or raises Unfit."""
+    to be stored as it stands; "" is nothing. `free`: whatever may go verbatim is a value of the type, no need to look.
+    `text` converts any value, or raises Unfit."""
 
     way: Way
     text: Text
     sure: str = ""
     loose: str = ""
+    free: bool = False
 
 
 _STRING = r'"[^"\\\n]*"'
@@ -57,7 +59,7 @@ def rule(column_type: ColumnType) -> Rule:
     if name in ("text", "varchar", "bpchar", "citext"):
         limit = column_type.length
         sure = rf'"[^"\\\n]{{0,{limit}}}"' if limit is not None else rf"{_STRING}|-?[0-9][0-9.eE+-]*|true|false"
-        return Rule("verbatim", _characters(name, limit), sure)
+        return Rule("verbatim", _characters(name, limit), sure, free=limit is None)
     if name == "numeric":
         return Rule("verbatim", numeric_text(column_type), sure_numeric(column_type))
     if name in ("float4", "float8"):

@@ -77,6 +77,11 @@ def test_one_record_that_needs_care_leaves_its_neighbours_verbatim(value: bytes)
     assert not rows.problems
 
 
+def test_an_object_in_the_first_column_of_the_only_record_is_found() -> None:
+    rows = both(converter(column("name", "text")), b'{"name":{"a":1,"b":2}}')
+    assert rows.lines == [b'"{""a"":1,""b"":2}"']
+
+
 def test_text_that_looks_like_structure_is_only_text() -> None:
     convert = converter(column("name", "text"), column("other", "text"))
     rows = both(convert, b'{"name":",{","other":"null"}', b'{"name":"{","other":",["}', b'{"name":"","other":null}')
@@ -110,6 +115,19 @@ def test_null_into_json_that_is_not_null_is_json_null_and_counted() -> None:
     assert rows.lines == [b'1,"null"', b"", b'3,"{}"']
     assert rows.json_nulls == 1
     assert reasons(rows) == {1: ("NullViolation", "23502", "doc")}
+
+
+def test_only_nulls_that_are_stored_are_counted() -> None:
+    convert = converter(ID, column("doc", "jsonb", not_null=True))
+    rows = both(convert, b'{"id":null,"doc":null}', b'{"id":2,"doc":null}', b"[]")
+    assert rows.lines == [b"", b'2,"null"', b""]
+    assert rows.json_nulls == 1
+
+
+def test_a_record_for_the_scanner_is_held_to_not_null_too() -> None:
+    convert = converter(ID, column("doc", "jsonb"))
+    rows = both(convert, b'{"id":null,"doc":%s}' % (b"[" * 5000 + b"]" * 5000))
+    assert reasons(rows) == {0: ("NullViolation", "23502", "id")}
 
 
 def test_jsonb_refuses_what_postgresql_would_and_json_does_not() -> None:
