@@ -21,7 +21,16 @@ from .stream import BrokenFile, Window
 _COMMA = re.compile(rb"[ \t\r\n]*+,[ \t\r\n]*+")
 _FIRST_KEY = re.compile(rb'\{[ \t\r\n]*+"[^"\\]{0,200}"[ \t\r\n]*+:')
 _ANY_BOUNDARY = re.compile(rb"\}[ \t\r\n]*+,[ \t\r\n]*+(?=\{)")
-_BACK = (0, 1, 6, 40)  # guesses at one window's end before it is taken apart: boundaries to step back each time
+_BACK = (
+    0,
+    1,
+    1,
+    1,
+    2,
+    8,
+    64,
+)  # guesses at one window's end before it is taken apart: boundaries to step back each time
+_LARGEST = 4 * 1024 * 1024  # bytes to which a window grows where records are long
 _CHUNK = 64  # records decoded together, at most, while a window is taken apart
 
 
@@ -48,6 +57,7 @@ class ArrayReader:
         self._w, self._decoding = window, decoding
         self._size, self._limit = max(1, min(size, limit // 2)), limit
         self.ordinal, self._inside, self._bounded, self._table = ordinal, inside, bounded, table
+        self._largest = max(1, min(_LARGEST, limit // 2))
         self._closed = False
         self._boundaries: list[bytes] = []  # what a `}`, the gap and a record's beginning look like, best first
 
@@ -269,6 +279,8 @@ class ArrayReader:
                 break
         hold.take(part[:end])
         w.replace(part[end:], base + end)
+        # Where one record is long others are: with several in a window the decoder finds their ends, not the scanner.
+        self._size = max(self._size, min(2 * hold.length, self._largest))
         piece = hold.piece(offset, self.ordinal, self._decoding)
         self.ordinal += 1
         self._inside = True

@@ -32,8 +32,10 @@ _VALID = re.compile(
     rb"true|false|null|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
     rb'|"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
 )
+_OPENING, _CLOSING = re.compile(rb"[\[{]++"), re.compile(rb"[\]}]++")  # deep nesting comes in runs
+_CLOSERS = bytes.maketrans(b"[{", b"]}")
 _QUOTE, _BACKSLASH, _COMMA_CHAR, _COLON = b'"\\,:'
-_OPENERS = {b"{"[0]: b"}"[0], b"["[0]: b"]"[0]}
+_OPENERS = b"[{"
 
 
 class ScanError(ValueError):
@@ -102,17 +104,22 @@ class ValueScanner:
             char = data[at]
             if char == _QUOTE:
                 self._string = True
+                at += 1
             elif char in _OPENERS:
-                if len(waiting) >= MAX_DEPTH:
+                run = _OPENING.match(data, at, end).group()  # type: ignore[union-attr]
+                if len(waiting) + len(run) > MAX_DEPTH:
                     raise ScanError("the value is nested too deep", self._seen + at - start)
-                waiting.append(_OPENERS[char])
-            elif waiting[-1] == char:
-                waiting.pop()
-                if not waiting:
-                    return at + 1
+                waiting.extend(run.translate(_CLOSERS))
+                at += len(run)
             else:
-                raise ScanError("a bracket closes what another opened", self._seen + at - start)
-            at += 1
+                run = _CLOSING.match(data, at, end).group()[: len(waiting)]  # type: ignore[union-attr]
+                if run != waiting[: -len(run) - 1 : -1]:
+                    right = next(i for i, closer in enumerate(run) if closer != waiting[-1 - i])
+                    raise ScanError("a bracket closes what another opened", self._seen + at + right - start)
+                del waiting[-len(run) :]
+                at += len(run)
+                if not waiting:
+                    return at
         return -1
 
 

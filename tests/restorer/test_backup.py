@@ -173,6 +173,7 @@ def escapes() -> dict[str, Callable[[Path, Path], Any]]:
 
     return {
         "dots in the path": lambda root, _: find_snapshot(root, "../outside/s"),
+        "dots that come back": lambda root, _: find_snapshot(snapshot(root, "s").parent, "s/../s"),
         "dots in the name": lambda root, _: find_snapshot(root, policy="Exact", name="../outside/s"),
         "absolute path": lambda root, outside: find_snapshot(root, str(outside / "s")),
         "absolute name": lambda root, outside: find_snapshot(root, policy="Exact", name=str(outside / "s")),
@@ -330,6 +331,17 @@ def test_differences_between_two_fingerprints_are_told_in_words(tmp_path: Path) 
         f"c.json has another size: {len(GOOD)} bytes before, 2 now",
         "e.json is new",
     ]
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_fingerprint_sees_head_and_tail_of_a_large_file(tmp_path: Path, place: int) -> None:
+    data = bytearray(json.dumps(ROWS * 20_000).encode())
+    folder = snapshot(tmp_path, "s", users=bytes(data))
+    found = find_snapshot(folder)
+    old = fingerprint(found)
+    data[place] = 32
+    (folder / "users.json").write_bytes(data)
+    assert differences(old, fingerprint(found)) == ["users.json has other content (same size)"]
 
 
 # -- one file --------------------------------------------------------------------------------------------------------

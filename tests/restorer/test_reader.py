@@ -177,7 +177,7 @@ def test_segments_of_an_array_are_the_file(
 
 
 broken_lines = st.sampled_from(
-    [b'{"id":1', b'"a":2}', b"oops", b'{"id":1,"a":"\x01"}', b'{"id":1}{"id":2}', b"]", b'{"a":1,']
+    [b'{"id":1', b'"a":2}', b"oops", b'{"id":1,"a":"\x01"}', b'{"id":1,"a":1}{"id":2,"a":2}', b"]", b'{"a":1,']
 )
 ndjson_lines = st.one_of(
     good_rows.map(lambda r: json.dumps(r, ensure_ascii=False).encode()),
@@ -406,6 +406,44 @@ def test_members_of_a_document_have_offsets_of_the_file(tmp_path: Path) -> None:
         assert count_records(file) == len(rows)
 
 
+def test_values_over_two_lines_do_not_make_up_for_two_on_one(tmp_path: Path) -> None:
+    lines = [
+        row(1),
+        b'{"id":2,',
+        b'"a":3}',
+        row(4) + row(5),
+        b'{"id":6,"a":[{}',
+        b",{}]}",
+        row(7) + b" " + row(8),
+        row(9),
+    ]
+    for newline in (b"\n", b"\r\n"):
+        found = read(written(tmp_path, newline.join(lines), "ndjson"))
+        assert [raw for _, _, raw, _ in found] == lines
+        assert [ordinal for ordinal, _, _, decoded in found if decoded] == [1, 8]
+
+
+def test_elements_without_any_boundary_to_guess_come_in_large_pieces(tmp_path: Path) -> None:
+    file = written(tmp_path, b"[" + b",".join(b"%d" % n for n in range(50_000)) + b"]")
+    found = list(pieces(file, decoder=MANY, line_decoder=LINE))
+    assert sum(map(len, found)) == 50_000 and len(found) < 10
+
+
+def test_look_alikes_at_the_end_of_a_window_cost_a_cheap_second_guess(tmp_path: Path) -> None:
+    rows = [row(n, b"[" + b",".join([row(7)] * (n % 5)) + b"]") for n in range(30_000)]
+    calls = []
+
+    class Counted:
+        def decode(self, data: bytes) -> Any:
+            calls.append(len(data))
+            return MANY.decode(data)
+
+    data = b"[" + b",".join(rows) + b"]"
+    found = pieces(written(tmp_path, data), decoder=Counted(), line_decoder=LINE, window=8192)  # type: ignore[arg-type]
+    assert sum(map(len, found)) == 30_000
+    assert sum(calls) < 2 * len(data) and len(calls) < 5 * len(data) / 8192
+
+
 def test_split_gives_two_whole_pieces(tmp_path: Path) -> None:
     lines = [row(1), b"", row(2), b"oops", b"", row(3), b'{"id":4}']
     for layout, data in (("ndjson", b"\n".join(lines)), ("array", b"[" + b" ,\n".join(filter(None, lines)) + b"]")):
@@ -416,7 +454,7 @@ def test_split_gives_two_whole_pieces(tmp_path: Path) -> None:
                     parts = piece.split(count)
                     assert [r for p in parts for r in records(iter([p]))] == list(records(iter([piece])))
                     assert (len(parts[0]), parts[1].end) == (count, piece.end)
-                    assert parts[0].next_ordinal <= parts[1].ordinal
+                    assert parts[0].next_ordinal <= parts[1].ordinal == parts[1].place(0)[0]
                     assert data[parts[1].offset :].startswith(parts[1].raw(0))
                 for count in (0, len(piece)):
                     with pytest.raises(ValueError, match="split"):
