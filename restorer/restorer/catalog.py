@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import psycopg
 from psycopg import sql
-from psycopg.rows import namedtuple_row
+from psycopg.rows import RowFactory, namedtuple_row
 
 from .model import CheckConstraint, Column, ColumnType, ForeignKey, Table, Unique
 
@@ -54,7 +54,7 @@ WHERE i.indrelid = ANY (%s::oid[]) AND i.indisunique AND i.indislive ORDER BY NO
 
 _FOREIGN_KEYS = """
 SELECT o.conrelid::bigint AS oid, o.conname AS name, n.nspname AS schema, c.relname AS table, rn.nspname AS to_schema, rc.relname AS to_table,
-       o.confmatchtype::text AS match, o.confdeltype = 'c' AS cascade,
+       o.confmatchtype::text AS match, o.confdeltype = 'c' AS cascade, has_table_privilege(rc.oid, 'SELECT') AS readable,
        ARRAY(SELECT a.attname::text FROM unnest(o.conkey) WITH ORDINALITY k(num, pos)
              JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num ORDER BY k.pos) AS columns,
        ARRAY(SELECT a.attname::text FROM unnest(o.confkey) WITH ORDINALITY k(num, pos)
@@ -66,6 +66,9 @@ WHERE o.contype = 'f' AND o.conparentid = 0 AND {side} = ANY (%s::oid[]) ORDER B
 _CONSTRAINTS = """
 SELECT o.conrelid::bigint AS oid, o.conname AS name, o.contype::text AS kind, pg_get_expr(o.conbin, o.conrelid) AS expression
 FROM pg_constraint o WHERE o.contype IN ('c', 'x') AND o.conrelid = ANY (%s::oid[]) ORDER BY o.conname"""
+
+
+_ROW = cast("RowFactory[Any]", namedtuple_row)  # rows with the columns' names as attributes
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -99,7 +102,7 @@ def read_server(conn: psycopg.Connection[Any]) -> Server:
 
 def read_tables(conn: psycopg.Connection[Any], schema: str) -> list[Table]:
     """Every table of `schema` that can hold rows of its own (partitions are reached through their parent)."""
-    with conn.cursor(row_factory=namedtuple_row) as cur:
+    with conn.cursor(row_factory=_ROW) as cur:
         tables = cur.execute(_TABLES, (schema,)).fetchall()
         oids = [t.oid for t in tables]
         raw_columns = cur.execute(_COLUMNS, (oids,)).fetchall()
@@ -129,7 +132,14 @@ def read_tables(conn: psycopg.Connection[Any], schema: str) -> list[Table]:
             t.oid,
             tuple(columns[t.oid]),
             tuple(
-                Unique(u.name, () if u.expression else tuple(u.columns), u.primary, u.deferrable, u.partial, u.nulls_not_distinct)
+                Unique(
+                    u.name,
+                    () if u.expression else tuple(u.columns),
+                    u.primary,
+                    u.deferrable,
+                    u.partial,
+                    u.nulls_not_distinct,
+                )
                 for u in uniques[t.oid]
             ),
             tuple(_foreign_key(f) for f in foreign[t.oid]),
@@ -147,13 +157,24 @@ def read_tables(conn: psycopg.Connection[Any], schema: str) -> list[Table]:
 
 def foreign_keys_into(conn: psycopg.Connection[Any], tables: Iterable[Table]) -> list[ForeignKey]:
     """The foreign keys, of any schema, that point at one of `tables`."""
-    with conn.cursor(row_factory=namedtuple_row) as cur:
+    with conn.cursor(row_factory=_ROW) as cur:
         query = sql.SQL(_FOREIGN_KEYS).format(side=sql.SQL("o.confrelid"))
         return [_foreign_key(f) for f in cur.execute(query, ([t.oid for t in tables],))]
 
 
 def _foreign_key(f: Any) -> ForeignKey:
-    return ForeignKey(f.name, f.schema, f.table, tuple(f.columns), f.to_schema, f.to_table, tuple(f.to_columns), f.match, f.cascade)
+    return ForeignKey(
+        f.name,
+        f.schema,
+        f.table,
+        tuple(f.columns),
+        f.to_schema,
+        f.to_table,
+        tuple(f.to_columns),
+        f.match,
+        f.cascade,
+        f.readable,
+    )
 
 
 def _group(rows: Iterable[Any]) -> defaultdict[int, list[Any]]:

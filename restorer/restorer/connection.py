@@ -69,7 +69,9 @@ _DEFAULTS = {
 }
 
 
-def first_connection(conninfo: str, on_retry: Callable[[str, float, int], None], seconds: float = _FIRST_CONNECT_SECONDS) -> Connection:
+def first_connection(
+    conninfo: str, on_retry: Callable[[str, float, int], None], seconds: float = _FIRST_CONNECT_SECONDS
+) -> Connection:
     """The run's first connection. A server that is starting or not reachable gets `seconds`.
 
     Raises Unavailable (host, port, starting up, too many connections) or Refused (password, database, role, TLS).
@@ -85,7 +87,8 @@ def first_connection(conninfo: str, on_retry: Callable[[str, float, int], None],
                 raise Refused(f"cannot connect to {label}", f"{reason}; {_remedy(reason)}") from None
             if time.monotonic() + wait > deadline:
                 raise Unavailable(
-                    f"cannot reach {label} after {seconds:.0f} s", f"{reason}; check host, port and that the server runs"
+                    f"cannot reach {label} after {seconds:.0f} s",
+                    f"{reason}; check host, port and that the server runs",
                 ) from None
             on_retry(state or "08001", wait, attempt)
             time.sleep(wait)
@@ -96,7 +99,15 @@ def _permanent(state: str, reason: str) -> bool:
     """libpq gives connection errors no SQLSTATE in some versions, so the words of the server decide as well."""
     if state:
         return state.startswith(("28", "3D", "42", "08P"))
-    words = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied", "certificate", "SSL", "authentication")
+    words = (
+        "password authentication failed",
+        "does not exist",
+        "no pg_hba.conf entry",
+        "no password supplied",
+        "certificate",
+        "SSL",
+        "authentication",
+    )
     return any(w in reason for w in words) and "starting up" not in reason and "No such file" not in reason
 
 

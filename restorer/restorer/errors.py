@@ -21,7 +21,9 @@ class RestoreError(Exception):
     outcome = "Failed"
     default_reason = "LoadFailed"
 
-    def __init__(self, message: str, remedy: str = "", *, reason: str | None = None, table: str = "", sqlstate: str = "") -> None:
+    def __init__(
+        self, message: str, remedy: str = "", *, reason: str | None = None, table: str = "", sqlstate: str = ""
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.remedy = remedy

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from importlib import resources
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import msgspec
 import psycopg
@@ -22,13 +22,19 @@ from .model import TablePlan
 from .report import Report
 
 LEASE_SECONDS = 10
+SCRATCH = "pg_temp"  # PostgreSQL's alias for the session's own temporary schema
 _TABLES = ("runs", "owners", "target", "tables", "tasks", "rejects", "deferred")
 
 
 def ddl(schema: str) -> str:
-    """The DDL of the ledger, for a DBA to run where the restoring role may not create schemas."""
+    """The DDL of the ledger, for a DBA to run where the restoring role may not create schemas.
+
+    For `pg_temp` (SCRATCH) the same tables, temporary: a run that leaves nothing behind keeps its ledger there.
+    """
     text = resources.files(__package__).joinpath("ledger.sql").read_text(encoding="utf-8")
-    return sql.SQL(cast(LiteralString, text)).format(schema=sql.Identifier(schema)).as_string()
+    if schema == SCRATCH:
+        text = text.replace("CREATE SCHEMA IF NOT EXISTS {schema};", "")
+    return sql.SQL(text).format(schema=sql.Identifier(schema)).as_string()
 
 
 def ensure(conn: Connection, schema: str) -> None:
@@ -38,7 +44,7 @@ def ensure(conn: Connection, schema: str) -> None:
     try:
         with conn.transaction():
             conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('dbrestore.ledger', 0))")  # IF NOT EXISTS races
-            conn.execute(cast(LiteralString, ddl(schema)))
+            conn.execute(ddl(schema))
     except psycopg.errors.InsufficientPrivilege:
         raise Refused(
             f"this role may not create the ledger's schema {schema!r}",
@@ -86,7 +92,7 @@ class Ledger:
     def q(self, text: str) -> sql.Composed:
         """SQL of this module with `{runs}`, `{tasks}`… as the quoted names of the ledger's tables."""
         names = {t: sql.Identifier(self.schema, t) for t in _TABLES}
-        return sql.SQL(cast(LiteralString, text)).format(**names)
+        return sql.SQL(text).format(**names)
 
     def find(self, conn: Connection) -> Run | None:
         row = conn.execute(
@@ -128,10 +134,15 @@ class Ledger:
         so that a restart after a kill goes on at once.
         """
         with conn.transaction():
-            conn.execute(self.q("INSERT INTO {target} (run, owner) VALUES (%s, %s) ON CONFLICT DO NOTHING"), (self.run, self.owner))
+            conn.execute(
+                self.q("INSERT INTO {target} (run, owner) VALUES (%s, %s) ON CONFLICT DO NOTHING"),
+                (self.run, self.owner),
+            )
             row = conn.execute(
                 self.q(
-                    "SELECT t.run, t.owner = %s OR o.owner IS NULL OR o.lease_until < clock_timestamp() OR (t.run = %s AND " + _GONE + ") "
+                    "SELECT t.run, t.owner = %s OR o.owner IS NULL OR o.lease_until < clock_timestamp() OR (t.run = %s AND "
+                    + _GONE
+                    + ") "
                     "FROM {target} t LEFT JOIN {owners} o ON o.owner = t.owner FOR UPDATE OF t"
                 ),
                 (self.owner, self.run),
@@ -141,11 +152,15 @@ class Ledger:
             holder, free = row
             if not free:
                 return str(holder)
-            conn.execute(self.q("UPDATE {target} SET run = %s, owner = %s, since = clock_timestamp()"), (self.run, self.owner))
+            conn.execute(
+                self.q("UPDATE {target} SET run = %s, owner = %s, since = clock_timestamp()"), (self.run, self.owner)
+            )
             return None
 
     def holds_target(self, conn: Connection) -> bool:
-        row = conn.execute(self.q("SELECT count(*) FROM {target} WHERE run = %s AND owner = %s"), (self.run, self.owner)).fetchone()
+        row = conn.execute(
+            self.q("SELECT count(*) FROM {target} WHERE run = %s AND owner = %s"), (self.run, self.owner)
+        ).fetchone()
         return row is not None and row[0] == 1
 
     def release_target(self, conn: Connection) -> None:
@@ -154,7 +169,11 @@ class Ledger:
     def release_tasks_of_the_dead(self, conn: Connection) -> None:
         """Forgets owners whose lease is over or whose backend is gone; their tasks can be claimed again."""
         conn.execute(
-            self.q("DELETE FROM {owners} o WHERE o.run = %s AND o.owner <> %s AND (o.lease_until < clock_timestamp() OR " + _GONE + ")"),
+            self.q(
+                "DELETE FROM {owners} o WHERE o.run = %s AND o.owner <> %s AND (o.lease_until < clock_timestamp() OR "
+                + _GONE
+                + ")"
+            ),
             (self.run, self.owner),
         )
 
@@ -182,13 +201,34 @@ class Ledger:
                     "INSERT INTO {runs} (run, spec_hash, spec, snapshot, fingerprint, bytes, warnings, retain_days) "
                     "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
                 ),
-                (self.run, spec_hash, Jsonb(spec), snapshot, Jsonb(fingerprint), sum(t.file.size for t in tables), list(warnings), retain_days),
+                (
+                    self.run,
+                    spec_hash,
+                    Jsonb(spec),
+                    snapshot,
+                    Jsonb(fingerprint),
+                    sum(t.file.size for t in tables),
+                    list(warnings),
+                    retain_days,
+                ),
             )
             for position, plan in enumerate(tables):
                 cut = plan.name in split
                 conn.execute(
-                    self.q("INSERT INTO {tables} (run, name, position, grp, after, bytes, was_empty, split, expected) VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s)"),
-                    (self.run, plan.name, position, plan.group, list(plan.after), plan.file.size, was_empty[plan.name], not cut, plan.file.expected_records),
+                    self.q(
+                        "INSERT INTO {tables} (run, name, position, grp, after, bytes, was_empty, split, expected) VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s)"
+                    ),
+                    (
+                        self.run,
+                        plan.name,
+                        position,
+                        plan.group,
+                        list(plan.after),
+                        plan.file.size,
+                        was_empty[plan.name],
+                        not cut,
+                        plan.file.expected_records,
+                    ),
                 )
                 if not cut:
                     self.add_task(conn, plan.name, 0, None, 1)
@@ -209,11 +249,17 @@ class Ledger:
     def mark(self, conn: Connection, mark: str) -> None:
         """Notes that a once-per-run step is done; call it in that step's transaction."""
         conn.execute(
-            self.q("UPDATE {runs} SET marks = array_append(marks, %s) WHERE run = %s AND NOT %s = ANY (marks)"), (mark, self.run, mark)
+            self.q("UPDATE {runs} SET marks = array_append(marks, %s) WHERE run = %s AND NOT %s = ANY (marks)"),
+            (mark, self.run, mark),
         )
 
     def add_warning(self, conn: Connection, warning: str) -> None:
-        conn.execute(self.q("UPDATE {runs} SET warnings = array_append(warnings, %s) WHERE run = %s AND NOT %s = ANY (warnings)"), (warning, self.run, warning))
+        conn.execute(
+            self.q(
+                "UPDATE {runs} SET warnings = array_append(warnings, %s) WHERE run = %s AND NOT %s = ANY (warnings)"
+            ),
+            (warning, self.run, warning),
+        )
 
     def count_retry(self, conn: Connection) -> None:
         conn.execute(self.q("UPDATE {runs} SET retries = retries + 1 WHERE run = %s"), (self.run,))
@@ -224,7 +270,9 @@ class Ledger:
         with conn.transaction():
             conn.execute("SET LOCAL synchronous_commit = on")
             conn.execute(
-                self.q("UPDATE {runs} SET state = %s, report = %s, finished_at = clock_timestamp() WHERE run = %s AND state = 'Running'"),
+                self.q(
+                    "UPDATE {runs} SET state = %s, report = %s, finished_at = clock_timestamp() WHERE run = %s AND state = 'Running'"
+                ),
                 (state, Jsonb(msgspec.to_builtins(report)), self.run),
             )
             self.release_target(conn)

@@ -101,6 +101,7 @@ CREATE INDEX IF NOT EXISTS rejects_run ON {schema}.rejects (run, table_name, ord
 
 -- Rows that wait for parents in the same cycle of foreign keys. Empty again when the cycle is loaded.
 CREATE TABLE IF NOT EXISTS {schema}.deferred (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run         text NOT NULL REFERENCES {schema}.runs ON DELETE CASCADE,
     task        bigint NOT NULL REFERENCES {schema}.tasks ON DELETE CASCADE,
     table_name  text NOT NULL,

@@ -66,7 +66,8 @@ class Unique(msgspec.Struct, frozen=True):
 
 
 class ForeignKey(msgspec.Struct, frozen=True):
-    """`schema`.`table`.`columns` -> `to_schema`.`to_table`.`to_columns`; `match` f full, s simple. `cascade`: ON DELETE CASCADE."""
+    """`schema`.`table`.`columns` -> `to_schema`.`to_table`.`to_columns`; `match` f full, s simple. `cascade`: ON DELETE CASCADE.
+    `readable`: this role may SELECT from the referenced table."""
 
     name: str
     schema: str
@@ -77,6 +78,7 @@ class ForeignKey(msgspec.Struct, frozen=True):
     to_columns: tuple[str, ...]
     match: str = "s"
     cascade: bool = False
+    readable: bool = True
 
 
 class CheckConstraint(msgspec.Struct, frozen=True):

@@ -12,8 +12,8 @@ import msgspec
 
 from .model import Column, ColumnPlan, ForeignKey, Table, TableFile, TablePlan, copy_order
 from .naming import PrismaModel, closest, match
-from .spec import RestoreSpec
 from .spec import Mapping as TableMapping
+from .spec import RestoreSpec
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -37,7 +37,10 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def make_plan(
-    samples: Iterable[Sample], catalog: Iterable[Table], spec: RestoreSpec, prisma: Mapping[str, PrismaModel] | None = None
+    samples: Iterable[Sample],
+    catalog: Iterable[Table],
+    spec: RestoreSpec,
+    prisma: Mapping[str, PrismaModel] | None = None,
 ) -> Plan:
     tables = {t.name: t for t in catalog}
     problems: list[str] = []
@@ -92,7 +95,12 @@ def _no_table(file: str, target: str | None, schema: str, tables: Mapping[str, T
 
 
 def _plan_table(
-    sample: Sample, table: Table, mapping: TableMapping | None, model: PrismaModel | None, problems: list[str], warnings: list[str]
+    sample: Sample,
+    table: Table,
+    mapping: TableMapping | None,
+    model: PrismaModel | None,
+    problems: list[str],
+    warnings: list[str],
 ) -> TablePlan:
     columns = {c.name: c for c in table.columns}
     seen: dict[str, ColumnPlan] = {}
@@ -145,26 +153,32 @@ def _surroundings(plans: Mapping[str, TablePlan], tables: Mapping[str, Table]) -
     warnings = []
     for name in sorted(tables.keys() - plans.keys()):
         if name.startswith("_") and {f.to_table for f in tables[name].foreign_keys} & plans.keys():
-            warnings.append(f"join table {name!r} exists, but the backup has no file for it: those relations are not restored")
+            warnings.append(
+                f"join table {name!r} exists, but the backup has no file for it: those relations are not restored"
+            )
     for plan in plans.values():
         table = plan.table
         if table.triggers:
             warnings.append(f"table {table.name!r} has triggers that fire for every row: {', '.join(table.triggers)}")
         if table.rls:
-            warnings.append(f"row security applies to this role on table {table.name!r}: COPY is refused there, INSERT is used")
+            warnings.append(
+                f"row security applies to this role on table {table.name!r}: COPY is refused there, INSERT is used"
+            )
         if table.published:
-            warnings.append(f"table {table.name!r} is published ({', '.join(table.published)}): subscribers get every row")
+            warnings.append(
+                f"table {table.name!r} is published ({', '.join(table.published)}): subscribers get every row"
+            )
         for fk in table.foreign_keys:
             if fk.to_table not in plans and fk.to_schema == table.schema:
-                warnings.append(f"{table.name!r} refers to {fk.to_table!r}, which is not part of this restore: its rows must be there")
+                warnings.append(
+                    f"{table.name!r} refers to {fk.to_table!r}, which is not part of this restore: its rows must be there"
+                )
     return warnings
 
 
 def _ordered(plans: dict[str, TablePlan]) -> tuple[TablePlan, ...]:
     """Groups (strongly connected components) in topological order; within what may start together, the larger file first."""
-    edges = {
-        name: {f.to_table for f in plan.table.foreign_keys if _inside(f, plans)} for name, plan in plans.items()
-    }
+    edges = {name: {f.to_table for f in plan.table.foreign_keys if _inside(f, plans)} for name, plan in plans.items()}
     groups = components(edges)
     number = {name: i for i, group in enumerate(groups) for name in group}
     ordered = []

@@ -153,7 +153,7 @@ class Rejects(Model):
 
 
 class Ledger(Model):
-    schema_: Annotated[Identifier, Field(alias="schema")] = "dbrestore"
+    schema_: Annotated[Identifier, Field(alias="schema", pattern=r"^[A-Za-z_][A-Za-z0-9_$]*$")] = "dbrestore"
     reject_retention_days: Annotated[int, Field(ge=0, le=3650)] = 30
 
 
@@ -223,7 +223,10 @@ class RestoreSpec(Model):
         watched (load, retry, deadlines, suspend…) may change between two attempts at the same run."""
         decisive = ("tables", "mode", "cleanup", "onConflict", "hooks")
         whole = self.resolved()
-        chosen = {key: whole[key] for key in decisive} | {"format": whole["source"]["format"], "schema": whole["target"]["schema"]}
+        chosen = {key: whole[key] for key in decisive} | {
+            "format": whole["source"]["format"],
+            "schema": whole["target"]["schema"],
+        }
         text = json.dumps(chosen, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,21 +1,22 @@
-"""Tasks in the ledger: claiming them, and moving them on together with the rows they tell of.
-
-`Tasks` is the ledger's side of loading. `ScratchTasks` is its sibling for runs that leave nothing behind (DryRun,
-VerifyOnly): the same methods, counted in memory.
-"""
+"""Tasks in the ledger: claiming them, and moving them on together with the rows they tell of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from psycopg.types.json import Jsonb
 
 from .connection import Connection
+from .errors import Unavailable
 from .ledger import Ledger
-from .model import Problem, TablePlan
-from .report import Counters, RejectSample
+from .model import Problem
+from .report import Counters
+
+if TYPE_CHECKING:
+    from .batch import Outcome
 
 LEVELS = ("Copy", "Exact", "Merge", "Row", "Reject")
 
@@ -43,24 +44,15 @@ class Record(msgspec.Struct, frozen=True):
     raw: bytes
 
 
-class Tasks(Protocol):
-    def claim(self, conn: Connection) -> Task | None: ...
-    def advance(self, conn: Connection, old: Task, new: Task, *, done: bool = False) -> bool: ...
-    def current(self, conn: Connection, task: Task) -> Task | None: ...
-    def fail(self, conn: Connection, task: Task, error: str) -> None: ...
-    def reject(self, conn: Connection, table: str, rejects: Iterable[tuple[Record, Problem]]) -> None: ...
-    def defer(self, conn: Connection, task: Task, records: Iterable[Record]) -> None: ...
-    def read_and_rejected(self, conn: Connection) -> tuple[int, int]: ...
-
-
 _TASK = "id, table_name, stop_offset, next_offset, next_ordinal, read, inserted, updated, duplicate, conflict, rejected, deferred, batches, records, seconds"
 
 
 def _task(row: tuple[Any, ...]) -> Task:
-    return Task(*row[:5], Counters(*row[5:11]), *row[11:])
+    ident, table, stop, offset, ordinal, *counts, deferred, batches, records, seconds = row
+    return Task(ident, table, stop, offset, ordinal, Counters(*counts), deferred, batches, records, seconds)
 
 
-class LedgerTasks:
+class Tasks:
     """The tasks of one run, for one owner. Every method but `claim` and `current` is called inside the batch's transaction."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -110,10 +102,22 @@ class LedgerTasks:
         ).fetchone()
         return _task(row) if row else None
 
+    def is_done(self, conn: Connection, task: Task) -> bool:
+        row = conn.execute(
+            self._q("SELECT state = 'Done' FROM {tasks} WHERE id = %s AND owner = %s"), (task.id, self._ledger.owner)
+        ).fetchone()
+        return row is not None and bool(row[0])
+
     def fail(self, conn: Connection, task: Task, error: str) -> None:
         with conn.transaction():
-            conn.execute(self._q("UPDATE {tasks} SET state = 'Failed' WHERE id = %s AND owner = %s"), (task.id, self._ledger.owner))
-            conn.execute(self._q("UPDATE {tables} SET error = %s WHERE run = %s AND name = %s"), (error, self._ledger.run, task.table))
+            conn.execute(
+                self._q("UPDATE {tasks} SET state = 'Failed' WHERE id = %s AND owner = %s"),
+                (task.id, self._ledger.owner),
+            )
+            conn.execute(
+                self._q("UPDATE {tables} SET error = %s WHERE run = %s AND name = %s"),
+                (error, self._ledger.run, task.table),
+            )
 
     def reject(self, conn: Connection, table: str, rejects: Iterable[tuple[Record, Problem]]) -> None:
         with conn.cursor() as cur:
@@ -123,59 +127,159 @@ class LedgerTasks:
             with cur.copy(copy) as out:
                 for r, p in rejects:
                     out.write_row(
-                        (self._ledger.run, table, r.ordinal, r.offset, r.raw, p.reason, p.sqlstate, p.constraint, p.column, p.message)
+                        (
+                            self._ledger.run,
+                            table,
+                            r.ordinal,
+                            r.offset,
+                            r.raw,
+                            p.reason,
+                            p.sqlstate,
+                            p.constraint,
+                            p.column,
+                            p.message,
+                        )
                     )
 
     def defer(self, conn: Connection, task: Task, records: Iterable[Record]) -> None:
         with conn.cursor() as cur:
-            with cur.copy(self._q("COPY {deferred} (run, task, table_name, ordinal, byte_offset, record) FROM STDIN")) as out:
+            with cur.copy(
+                self._q("COPY {deferred} (run, task, table_name, ordinal, byte_offset, record) FROM STDIN")
+            ) as out:
                 for r in records:
                     out.write_row((self._ledger.run, task.id, task.table, r.ordinal, r.offset, r.raw))
 
+    # -- rows that wait for parents (settle.py) ------------------------------------------------------------------------
+
+    def fence(self, conn: Connection) -> None:
+        """Holds the target for this transaction. Raises Unavailable when another process took it."""
+        query = "SELECT count(*) FROM (SELECT FROM {target} WHERE run = %s AND owner = %s FOR SHARE) x"
+        row = conn.execute(self._q(query), (self._ledger.run, self._ledger.owner)).fetchone()
+        if row is None or row[0] != 1:
+            raise taken_over(self._ledger.run)
+
+    def count_deferred(self, conn: Connection, table: str) -> int:
+        row = conn.execute(
+            self._q("SELECT count(*) FROM {deferred} WHERE run = %s AND table_name = %s"), (self._ledger.run, table)
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+    def deferred(self, conn: Connection, table: str, chunk: int) -> Iterator[list[tuple[int, Record]]]:
+        """(id, record) of the rows that wait, `chunk` at a time, in the order they were set aside. Inside a transaction."""
+        last = 0
+        while True:
+            rows = conn.execute(
+                self._q(
+                    "SELECT id, ordinal, byte_offset, record FROM {deferred} WHERE run = %s AND table_name = %s AND id > %s ORDER BY id LIMIT %s"
+                ),
+                (self._ledger.run, table, last, chunk),
+            ).fetchall()
+            if not rows:
+                return
+            last = rows[-1][0]
+            yield [(row[0], Record(*row[1:])) for row in rows]
+
+    def deferred_records(self, conn: Connection, ids: list[int]) -> dict[int, Record]:
+        rows = conn.execute(
+            self._q("SELECT id, ordinal, byte_offset, record FROM {deferred} WHERE id = ANY (%s)"), (ids,)
+        )
+        return {row[0]: Record(*row[1:]) for row in rows}
+
+    def settle_counts(self, conn: Connection, table: str, outcome: Outcome, seconds: float) -> None:
+        """Books what became of the table's waiting rows. They may come from several segments; the first one's task takes
+        them all, so that each task still adds up."""
+        c, key = outcome.counters, (self._ledger.run, table)
+        conn.execute(self._q("DELETE FROM {deferred} WHERE run = %s AND table_name = %s"), key)
+        conn.execute(
+            self._q("UPDATE {tasks} SET read = read - deferred, deferred = 0 WHERE run = %s AND table_name = %s"), key
+        )
+        row = conn.execute(
+            self._q("SELECT batches, records FROM {tasks} WHERE run = %s AND table_name = %s AND start_offset = 0"), key
+        ).fetchone()
+        assert row is not None
+        batches, records = Counter(row[0]) + Counter({outcome.level: 1}), Counter(row[1]) + outcome.levels
+        conn.execute(
+            self._q(
+                "UPDATE {tasks} SET read = read + %s, inserted = inserted + %s, updated = updated + %s, duplicate = duplicate + %s, "
+                "conflict = conflict + %s, rejected = rejected + %s, batches = %s, records = %s, seconds = seconds + %s "
+                "WHERE run = %s AND table_name = %s AND start_offset = 0"
+            ),
+            (
+                c.read,
+                c.inserted,
+                c.updated,
+                c.duplicate,
+                c.conflict,
+                c.rejected,
+                Jsonb(batches),
+                Jsonb(records),
+                seconds,
+                *key,
+            ),
+        )
+
+    def settled(self, conn: Connection, tables: list[str]) -> None:
+        """These tables are complete: those that refer to them may start."""
+        conn.execute(
+            self._q("UPDATE {tables} SET settled = true WHERE run = %s AND name = ANY (%s)"), (self._ledger.run, tables)
+        )
+
+    # -- the whole run ---------------------------------------------------------------------------------------------------
+
+    def unsettled(self, conn: Connection) -> dict[str, bool]:
+        """Tables that are not settled yet -> whether all their records are read (and so they can be)."""
+        rows = conn.execute(
+            self._q(
+                "SELECT b.name, b.split AND COALESCE(bool_and(t.state = 'Done'), false) FROM {tables} b "
+                "LEFT JOIN {tasks} t ON t.run = b.run AND t.table_name = b.name WHERE b.run = %s AND NOT b.settled GROUP BY b.name, b.split"
+            ),
+            (self._ledger.run,),
+        )
+        return {name: bool(done) for name, done in rows}
+
+    def failed(self, conn: Connection) -> bool:
+        """Whether a table failed: what depends on it is not loaded."""
+        row = conn.execute(
+            self._q("SELECT count(*) FROM {tables} WHERE run = %s AND error <> ''"), (self._ledger.run,)
+        ).fetchone()
+        return row is not None and row[0] > 0
+
+    def split_done(self, conn: Connection, table: str) -> None:
+        conn.execute(
+            self._q("UPDATE {tables} SET split = true WHERE run = %s AND name = %s"), (self._ledger.run, table)
+        )
+
+    def to_split(self, conn: Connection) -> list[str]:
+        rows = conn.execute(
+            self._q("SELECT name FROM {tables} WHERE run = %s AND NOT split ORDER BY position"), (self._ledger.run,)
+        )
+        return [row[0] for row in rows]
+
+    def under_way(self, conn: Connection) -> bool:
+        """Whether some other live process works on a task of this run."""
+        row = conn.execute(
+            self._q(
+                "SELECT count(*) FROM {tasks} t JOIN {owners} o ON o.owner = t.owner WHERE t.run = %s AND t.state = 'Ready' AND o.owner <> %s "
+                "AND o.lease_until > clock_timestamp()"
+            ),
+            (self._ledger.run, self._ledger.owner),
+        ).fetchone()
+        return row is not None and row[0] > 0
+
     def read_and_rejected(self, conn: Connection) -> tuple[int, int]:
         row = conn.execute(
-            self._q("SELECT COALESCE(sum(read), 0)::bigint, COALESCE(sum(rejected), 0)::bigint FROM {tasks} WHERE run = %s"), (self._ledger.run,)
+            self._q(
+                "SELECT COALESCE(sum(read), 0)::bigint, COALESCE(sum(rejected), 0)::bigint FROM {tasks} WHERE run = %s"
+            ),
+            (self._ledger.run,),
         ).fetchone()
         assert row is not None
         return int(row[0]), int(row[1])
 
 
-class ScratchTasks:
-    """Tasks of a run that leaves nothing behind: one process, counted in memory, a few rejects kept by their place."""
-
-    def __init__(self, plans: Iterable[TablePlan], sample: int = 5) -> None:
-        self.tasks = {p.name: Task(i, p.name, None, 0, 1) for i, p in enumerate(plans)}
-        self.errors: dict[str, str] = {}
-        self.reasons: dict[str, int] = {}
-        self.sample: list[RejectSample] = []
-        self.deferred: dict[str, list[Record]] = {}
-        self.done: set[str] = set()
-        self._sample = sample
-
-    def claim(self, conn: Connection) -> Task | None:
-        return next((t for t in self.tasks.values() if t.table not in self.done | self.errors.keys()), None)
-
-    def advance(self, conn: Connection, old: Task, new: Task, *, done: bool = False) -> bool:
-        self.tasks[old.table] = new
-        if done:
-            self.done.add(old.table)
-        return True
-
-    def current(self, conn: Connection, task: Task) -> Task | None:
-        return self.tasks[task.table]
-
-    def fail(self, conn: Connection, task: Task, error: str) -> None:
-        self.errors[task.table] = error
-
-    def reject(self, conn: Connection, table: str, rejects: Iterable[tuple[Record, Problem]]) -> None:
-        for record, p in rejects:
-            self.reasons[p.reason] = self.reasons.get(p.reason, 0) + 1
-            if len(self.sample) < self._sample:
-                self.sample.append(RejectSample(table, record.ordinal, p.reason, p.sqlstate, p.constraint))
-
-    def defer(self, conn: Connection, task: Task, records: Iterable[Record]) -> None:
-        self.deferred.setdefault(task.table, []).extend(records)
-
-    def read_and_rejected(self, conn: Connection) -> tuple[int, int]:
-        counters = [t.counters for t in self.tasks.values()]
-        return sum(c.read for c in counters), sum(c.rejected for c in counters)
+def taken_over(run: str) -> Unavailable:
+    return Unavailable(
+        f"the target was taken over from run {run!r} by another process",
+        "if that was not meant, look for a second restore",
+        reason="TakenOver",
+    )

@@ -1,0 +1,67 @@
+"""What PostgreSQL's refusal of a record is called, in words that hold no value of the record. Pure.
+
+PostgreSQL's own messages quote values ('invalid input syntax for type integer: "…"'), triggers raise any text they
+like; so the SQLSTATE decides the words. Source: PostgreSQL documentation, appendix A, "PostgreSQL Error Codes".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import psycopg
+
+from .model import Problem
+
+_REASONS = {
+    "22001": ("TooLong", "the value is too long for the column"),
+    "22003": ("OutOfRange", "the number is out of the type's range"),
+    "22007": ("InvalidDate", "not a date or time that PostgreSQL reads"),
+    "22008": ("InvalidDate", "no such date or time"),
+    "22021": ("InvalidEncoding", "not valid UTF-8"),
+    "22P02": ("InvalidValue", "not a value of the column's type"),
+    "22P03": ("InvalidValue", "not a value of the column's type"),
+    "22P05": ("UntranslatableCharacter", "a character that the database's encoding has not"),
+    "22023": ("InvalidValue", "not a value of the column's type"),
+    "22030": ("InvalidJSON", "a key occurs twice in a json value"),
+    "22032": ("InvalidJSON", "not valid JSON for the column"),
+    "23502": ("NullViolation", "null in a NOT NULL column"),
+    "23503": ("MissingParent", "the row it refers to is not there"),
+    "23505": ("UniqueViolation", "another row has the same key"),
+    "23514": ("CheckViolation", "a CHECK constraint says no"),
+    "23P01": ("ExclusionViolation", "an exclusion constraint says no"),
+    "44000": ("CheckViolation", "the row is outside the view's or policy's condition"),
+    "42501": ("PolicyViolation", "row security says no"),
+    "54001": ("TooComplex", "nested deeper than the server can read"),
+    "54000": ("TooLarge", "past a limit of the server"),
+    "P0001": ("TriggerRaised", "a trigger raised an exception"),
+}
+_LINE = re.compile(r"^COPY .*?, line (\d+)(?:, column (.*))?$", re.S)
+
+
+def problem_of(error: psycopg.Error, columns: Iterable[str] = ()) -> Problem:
+    """The Problem of one record out of the error it caused. `columns`: names to recognise in the error's context."""
+    state = error.sqlstate or ""
+    reason, words = _REASONS.get(state, ("DatabaseError", f"PostgreSQL refuses it ({type(error).__name__})"))
+    column = error.diag.column_name or copy_place(error, columns)[1]
+    where = f"column {column}: {words}" if column else words
+    if error.diag.constraint_name:
+        where += f" ({error.diag.constraint_name})"
+    return Problem(reason, state, column, error.diag.constraint_name or "", where)
+
+
+def named(reason_state: str, *, column: str = "", constraint: str = "") -> Problem:
+    """The Problem that a set query found before PostgreSQL had to refuse the row."""
+    reason, words = _REASONS[reason_state]
+    where = f"column {column}: {words}" if column else words
+    return Problem(reason, reason_state, column, constraint, f"{where} ({constraint})" if constraint else where)
+
+
+def copy_place(error: psycopg.Error, columns: Iterable[str] = ()) -> tuple[int, str]:
+    """(line, column) of a COPY error, out of its context (`COPY t, line 3, column a: "…"`); (0, "") when it has none."""
+    for line in (error.diag.context or "").split("\n"):
+        if match := _LINE.match(line) or _LINE.match(error.diag.context or ""):
+            rest = match[2] or ""
+            named_there = [c for c in columns if rest == c or rest.startswith((f"{c}: ", f"{c}, "))]
+            return int(match[1]), max(named_there, key=len, default="")
+    return 0, ""

@@ -1,0 +1,437 @@
+"""A run from its first connection to its report. The order of things, and nothing else: every step lives in its own module.
+
+connect -> ledger: finished? -> snapshot (pinned) -> preflight -> target, heartbeat -> start or resume -> hooks -> cleanup
+-> load (workers, settling) -> sequences, ANALYZE -> hooks -> verify -> report, in the ledger and to whoever listens
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import psycopg
+from psycopg import sql
+
+from . import account, backup, clean, compare, preflight, reader, sequences, verify
+from .connection import Connection, first_connection, kind_of, target_label
+from .dryrun import stand_ins
+from .errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
+from .events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableStart, Warned
+from .heartbeat import Heartbeat
+from .ledger import SCRATCH, Ledger, Run, ensure, exists, refuse_holder
+from .load import check_limit
+from .model import TablePlan
+from .pool import Pool
+from .preflight import Prepared
+from .relation import of_table
+from .report import Check, Counters, Report, SnapshotInfo
+from .session import Session, describe, remedy_for
+from .settle import Settler
+from .spec import Hook, RestoreSpec
+from .tasks import taken_over
+from .worker import IDLE_SECONDS, Context, Workbench
+
+_Settle = Callable[[], bool]
+SEGMENT = 64 << 20  # bytes of a file that one task covers, when there are several workers
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What to run. `run`: the key in the ledger. `wait`: seconds to wait for a target that another run holds."""
+
+    spec: RestoreSpec
+    root: Path
+    conninfo: str
+    run: str
+    restart: bool = False
+    wait: float = 0.0
+
+
+def execute(request: Request, emit: Emit) -> tuple[Report, RestoreError | None]:
+    """Runs the request to its end. -> (the report, the error that its outcome stands for or None). Raises nothing that a
+    person should not see: every failure is a RestoreError."""
+    execution = _Execution(request, emit)
+    failure: RestoreError | None
+    try:
+        failure = execution.run()
+    except RestoreError as error:
+        failure = error
+    except KeyboardInterrupt:
+        failure = Interrupted("stopped; the open batch is rolled back", "the same command goes on from there")
+    except psycopg.Error as error:
+        kind = Unavailable if kind_of(error) == "transient" else LoadFailed
+        failure = kind(
+            f"{describe(error)} (SQLSTATE {error.sqlstate or '08006'})",
+            remedy_for(error),
+            sqlstate=error.sqlstate or "",
+        )
+    except OSError as error:
+        failure = Unavailable(
+            f"{error.filename or 'the backup'}: {error.strerror or type(error).__name__}", "check the volume"
+        )
+    report = execution.close(failure)
+    emit(PhaseChanged("Finished"))
+    emit(RunFinished(report))
+    return report, failure
+
+
+class _Execution:
+    def __init__(self, request: Request, emit: Emit) -> None:
+        self.request, self.spec, self.emit = request, request.spec, emit
+        self.scratch = self.spec.mode != "Apply"
+        self.ledger = Ledger(SCRATCH if self.scratch else self.spec.ledger.schema_, request.run)
+        self.session = Session(request.conninfo, self.spec.retry, emit, one_connection=self.scratch)
+        self.heartbeat: Heartbeat | None = None
+        self.checks: list[Check] = []
+        self.warnings: tuple[str, ...] = ()
+        self.report: Report | None = None
+        self.started = False
+        self.began = time.time()
+
+    # -- the order of things -------------------------------------------------------------------------------------------
+
+    def run(self) -> RestoreError | None:
+        self.emit(PhaseChanged("Validating"))
+        conn = first_connection(
+            self.request.conninfo, lambda state, wait, n: self.emit(Retried(state, wait, n, "connecting"))
+        )
+        self.session = Session(
+            self.request.conninfo, self.spec.retry, self.emit, conn=conn, one_connection=self.scratch
+        )
+        found = None if self.scratch else self._find(conn)
+        if found is not None and self.request.restart:
+            self._forget(conn)
+            found = None
+        if found is not None and found.finished:
+            return self._already(found)
+        if self.spec.cancel:
+            return self._cancel(conn, found)
+        snapshot = preflight.find(self.spec, self.request.root, found.snapshot if found else None)
+        if found is not None and (changed := backup.differences(found.fingerprint, backup.fingerprint(snapshot))):
+            raise Refused(
+                f"the backup changed since run {self.ledger.run!r} began: {'; '.join(changed)}",
+                "put the files back as they were, or start a new run with another run ID",
+            )
+        prepared = preflight.prepare(conn, self.spec, snapshot, conninfo=self.request.conninfo, fresh=found is None)
+        self.warnings = prepared.warnings
+        for warning in prepared.warnings:
+            self.emit(Warned(warning))
+        ensure(conn, self.ledger.schema)
+        follower = self._take_target(conn)
+        if not self.scratch and (found := self._find(conn)) is not None and found.finished:
+            return self._already(found)
+        if not follower:
+            self._start(conn, prepared, found)
+        self.started = True
+        self._announce(conn, found)
+        return self._lead(prepared)
+
+    def _lead(self, prepared: Prepared) -> RestoreError | None:
+        plans = prepared.plan.tables
+        marks = self._marks()
+        self._hooks("pre", self.spec.hooks.pre_restore, marks)
+        if self.spec.cleanup in ("Truncate", "Delete") and not self.scratch and clean.MARK not in marks:
+            self.emit(PhaseChanged("Cleaning"))
+            clean.clean(self.session, self.ledger, self.spec, plans)
+        self.emit(PhaseChanged("Loading"))
+        bench = self._bench(prepared)
+        try:
+            self._load(bench, prepared)
+            self._refuse_unfinished(bench)
+        except LoadFailed as error:
+            return error  # what is committed stays and is reported
+        read, rejected = self.session.retrying(bench.tasks.read_and_rejected, what="reject limit")
+        try:
+            check_limit(self.spec, read, rejected, final=True)
+        except LoadFailed as error:
+            return error
+        self.emit(PhaseChanged("Verifying"))
+        if self.spec.mode == "Apply":
+            self._after_load(plans, marks)
+        if self.spec.mode != "DryRun":
+            self.checks += self.session.retrying(lambda conn: self._verify(conn, plans), what="verification")
+        return verify.failed(self.checks)
+
+    # -- the ledger ----------------------------------------------------------------------------------------------------
+
+    def _find(self, conn: Connection) -> Run | None:
+        """This run in the ledger, if it is there. Refused when it was begun with another spec."""
+        if not exists(conn, self.ledger.schema):
+            return None
+        found = self.ledger.find(conn)
+        if found is not None and found.spec_hash != self.spec.digest() and not self.request.restart:
+            raise Refused(
+                f"run {self.ledger.run!r} was begun with another spec",
+                "start a new run with another run ID, or forget that one with --restart",
+            )
+        return found
+
+    def _forget(self, conn: Connection) -> None:
+        """--restart: a person's word that the run's ledger rows do not count any more."""
+        self._take_target(conn)
+        self.ledger.forget(conn)
+
+    def _already(self, found: Run) -> RestoreError | None:
+        """A finished run is final: its report again, and nothing touched."""
+        self.report = found.report or Report(self.ledger.run)
+        if found.state == "Succeeded":
+            self.report.reason = "AlreadyCompleted"
+            return None
+        kind = Cancelled if found.state == "Cancelled" else LoadFailed
+        remedy = "a new run needs another run ID"
+        return kind(
+            f"run {self.ledger.run!r} ended before: {self.report.message}", remedy, reason=self.report.reason or None
+        )
+
+    def _cancel(self, conn: Connection, found: Run | None) -> RestoreError:
+        """`cancel: true`: the end of the run, for good. What is committed stays."""
+        if found is not None:
+            self._take_target(conn)
+            self.started = True
+        return Cancelled(
+            f"run {self.ledger.run!r} is cancelled", "what is committed stays; a new run needs another run ID"
+        )
+
+    def _take_target(self, conn: Connection) -> bool:
+        """Takes the target, waiting if that was asked for. -> whether this process follows another one of the same run
+        (`load.pods`). Raises Unavailable that names the holder."""
+        if self.scratch:
+            self.ledger.register(conn)
+            self.ledger.take_target(conn)
+            return False
+        ensure(conn, self.ledger.schema)
+        if self.heartbeat is None:
+            self.heartbeat = Heartbeat(self.request.conninfo, self.ledger, leader=True)
+            self.heartbeat.start()
+        deadline, said = time.monotonic() + self.request.wait, False
+        while (holder := self.ledger.take_target(conn)) is not None:
+            busy = refuse_holder(holder, target_label(self.request.conninfo), self.ledger.run)
+            if time.monotonic() >= deadline:
+                raise busy
+            if not said:
+                self.emit(Warned(f"waiting: {busy.message}"))
+                said = True
+            time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+        return False
+
+    def _start(self, conn: Connection, prepared: Prepared, found: Run | None) -> None:
+        self.ledger.release_tasks_of_the_dead(conn)
+        if found is not None:
+            self.ledger.resume(conn)
+            return
+        self.ledger.purge_expired(conn)
+        plans = prepared.plan.tables
+        cleaned = self.spec.cleanup in ("Truncate", "Delete")
+        full = set() if cleaned else clean.not_empty(conn, plans)
+        self.ledger.start(
+            conn,
+            spec=self.spec.resolved(),
+            spec_hash=self.spec.digest(),
+            snapshot=prepared.snapshot.name,
+            fingerprint=prepared.fingerprint,
+            tables=plans,
+            was_empty={p.name: p.name not in full for p in plans},
+            split=self._to_split(plans),
+            warnings=prepared.warnings,
+            retain_days=self.spec.ledger.reject_retention_days,
+        )
+
+    def _to_split(self, plans: tuple[TablePlan, ...]) -> frozenset[str]:
+        """Tables whose file is worth cutting. Under Update the last of several records with one key wins, so the order
+        must hold and the file stays whole; a compressed file has no places to start from."""
+        if self.scratch or self.spec.load.workers * self.spec.load.pods == 1 or self.spec.on_conflict == "Update":
+            return frozenset()
+        return frozenset(p.name for p in plans if not p.file.compression and p.file.size > SEGMENT * 3 // 2)
+
+    def _announce(self, conn: Connection, found: Run | None) -> None:
+        run = self.ledger.find(conn)
+        assert run is not None
+        tables = [
+            TableStart(
+                a.name,
+                a.bytes,
+                a.bytes_done,
+                Counters(a.read, a.inserted, a.updated, a.duplicate, a.conflict, a.rejected),
+                a.state,
+            )
+            for a in account.accounts(conn, self.ledger)
+        ]
+        self.emit(RunStarted(self.ledger.run, self.spec.mode, run.snapshot, tables, run.attempts, found is not None))
+
+    def _marks(self) -> list[str]:
+        run = self.session.retrying(self.ledger.find, what="ledger")
+        return run.marks if run else []
+
+    # -- loading -------------------------------------------------------------------------------------------------------
+
+    def _bench(self, prepared: Prepared) -> Workbench:
+        plans, relations = prepared.plan.tables, None
+        if self.spec.mode == "DryRun":
+            relations = stand_ins(self.session.conn, plans, cleaned=self.spec.cleanup in ("Truncate", "Delete"))
+            if any(p.table.triggers for p in plans):
+                self.ledger.add_warning(self.session.conn, "triggers are not fired in a dry run")
+        home = "" if prepared.server.can_temp else self.ledger.schema
+        kind = compare.CompareBench if self.spec.mode == "VerifyOnly" else Workbench
+        return kind(self.session, self.ledger, self.spec, plans, self.emit, relations=relations, stage_home=home)
+
+    def _load(self, bench: Workbench, prepared: Prepared) -> None:
+        plans = prepared.plan.tables
+        settler = Settler(self.session, self.ledger, bench.tasks, bench.ladder, self.emit)
+        groups: dict[int, list[TablePlan]] = {}
+        for plan in plans:
+            groups.setdefault(plan.group, []).append(plan)
+
+        def settle() -> bool:
+            """Settles every group that is read to its end. -> whether any was."""
+            open_tables = self.session.retrying(bench.tasks.unsettled, what="ledger")
+            ready = [g for g in groups.values() if all(open_tables.get(p.name, False) for p in g)]
+            for group in ready:
+                settler.settle(group)
+            return bool(ready)
+
+        if self.spec.load.workers > 1 and not self.scratch:
+            self._with_workers(bench, plans, settle)
+        else:
+            self._alone(bench, settle)
+
+    def _alone(self, bench: Workbench, settle: _Settle) -> None:
+        while True:
+            self._still_ours()
+            if bench.load_one() or settle():
+                settle()
+                continue
+            if not self.session.retrying(bench.tasks.under_way, what="ledger"):
+                return
+            time.sleep(IDLE_SECONDS)
+
+    def _with_workers(self, bench: Workbench, plans: tuple[TablePlan, ...], settle: _Settle) -> None:
+        cutting = self._segments(bench, plans)
+        next(cutting, None)  # something to begin with
+        context = Context(self.request.conninfo, self.ledger.run, self.spec.resolved(), plans, bench._home)
+        pool = Pool(context, self.spec.load.workers, self.emit)
+        try:
+            busy = True
+            while busy or settle():
+                self._still_ours()
+                busy = pool.check()
+                settle()
+                if next(cutting, None) is None:
+                    time.sleep(IDLE_SECONDS)
+        finally:
+            pool.stop()
+
+    def _segments(self, bench: Workbench, plans: tuple[TablePlan, ...]) -> Iterator[str]:
+        """Cuts the large files into tasks, a segment at each step, while the workers are at the first ones already."""
+        pending = set(self.session.retrying(bench.tasks.to_split, what="ledger"))
+        for plan in plans:
+            if plan.name not in pending:
+                continue
+            for s in reader.segments(plan.file, SEGMENT):
+                self.session.retrying(
+                    lambda c, s=s: self.ledger.add_task(c, plan.name, s.start, s.stop, s.ordinal), what="ledger"
+                )  # type: ignore[misc]
+                yield plan.name
+            self.session.retrying(lambda c: bench.tasks.split_done(c, plan.name), what="ledger")
+
+    def _still_ours(self) -> None:
+        if self.heartbeat is not None and self.heartbeat.taken.is_set():
+            raise taken_over(self.ledger.run)
+
+    def _refuse_unfinished(self, bench: Workbench) -> None:
+        """Tables that failed, and those that were not loaded because of them."""
+        open_tables = self.session.retrying(bench.tasks.unsettled, what="ledger")
+        if not open_tables:
+            return
+        for a in self.session.retrying(lambda c: account.accounts(c, self.ledger), what="ledger"):
+            if a.error:
+                others = sorted(open_tables.keys() - {a.name})
+                also = f"; not loaded for it: {', '.join(others)}" if others else ""
+                raise LoadFailed(
+                    a.error + also, "mend the backup and start a new run with another run ID", table=a.name
+                )
+        raise Unavailable(f"tables {', '.join(sorted(open_tables))} are not finished", "start the same command again")
+
+    # -- around the load -----------------------------------------------------------------------------------------------
+
+    def _hooks(self, when: str, hooks: list[Hook], marks: list[str]) -> None:
+        """Each hook in one transaction with its mark: a resumed run does not run it again."""
+        for hook in hooks if not self.scratch else []:
+            mark = f"hook:{when}:{hook.name}"
+            if mark in marks:
+                continue
+
+            def step(_: Connection, hook: Hook = hook, mark: str = mark) -> None:
+                with self.session.transaction() as conn:
+                    conn.execute(hook.sql)
+                    self.ledger.mark(conn, mark)
+
+            self.session.retrying(step, what=f"hook {hook.name}")
+
+    def _after_load(self, plans: tuple[TablePlan, ...], marks: list[str]) -> None:
+        for plan, column, sequence in sequences.owned(plans):
+            self.session.retrying(
+                lambda c, p=plan, col=column, s=sequence: sequences.advance(c, p, col, s),  # type: ignore[misc]
+                what=f"sequence {sequence}",
+            )
+        for plan in plans:
+            analyze = sql.SQL("ANALYZE {}").format(of_table(plan.table.schema, plan.name).write)
+            self.session.retrying(lambda c, q=analyze: c.execute(q), what=f"ANALYZE {plan.name}")  # type: ignore[misc]
+        self._hooks("post", self.spec.hooks.post_restore, marks)
+
+    def _verify(self, conn: Connection, plans: tuple[TablePlan, ...]) -> list[Check]:
+        accounts = {a.name: a for a in account.accounts(conn, self.ledger)}
+        extra = compare.checks(conn, plans, accounts, self.spec) if self.spec.mode == "VerifyOnly" else []
+        return extra + verify.verify(conn, self.spec, plans, accounts)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def close(self, failure: RestoreError | None) -> Report:
+        """The report; a run that is over is closed in the ledger, one that can be resumed lets go of what it holds."""
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
+        try:
+            if self.report is None:
+                self.report = self._final(failure) if self.started else self._unstarted(failure)
+            return self.report
+        except psycopg.Error:  # the database is gone: what the ledger knows is told when the run goes on
+            return self._unstarted(failure or Unavailable("the database is gone", "start the same command again"))
+        finally:
+            with contextlib.suppress(psycopg.Error, RestoreError):
+                if not self.scratch and self.heartbeat is not None:
+                    self.ledger.release_target(self.session.conn)
+                    self.ledger.unregister(self.session.conn)
+            self.session.close()
+
+    def _final(self, failure: RestoreError | None) -> Report:
+        resumable = isinstance(failure, Interrupted | Unavailable)
+
+        def make(conn: Connection) -> Report:
+            run = self.ledger.find(conn)
+            assert run is not None
+            report = account.make_report(
+                conn, self.ledger, run, mode=self.spec.mode, failure=failure, checks=self.checks, final=not resumable
+            )
+            if not self.scratch and not resumable:
+                state = "Succeeded" if failure is None else "Cancelled" if isinstance(failure, Cancelled) else "Failed"
+                self.ledger.finish(conn, state, report)
+            return report
+
+        return make(self.session.conn) if resumable else self.session.retrying(make, what="report")
+
+    def _unstarted(self, failure: RestoreError | None) -> Report:
+        """The report of a run that never came to write anything (or cannot reach what it wrote)."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.began))
+        return Report(
+            run=self.ledger.run,
+            mode=self.spec.mode,
+            outcome=failure.outcome if failure else "Succeeded",
+            reason=failure.reason if failure else "",
+            message=failure.line() if failure else "",
+            snapshot=SnapshotInfo(),
+            start_time=stamp,
+            completion_time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            seconds=round(time.time() - self.began),
+            warnings=list(self.warnings),
+        )
