@@ -82,6 +82,22 @@ def test_an_object_in_the_first_column_of_the_only_record_is_found() -> None:
     assert rows.lines == [b'"{""a"":1,""b"":2}"']
 
 
+def test_an_object_or_a_list_in_a_later_column_is_found_too() -> None:
+    convert = converter(ID, column("name", "text"))
+    rows = both(convert, b'{"id":1,"name":{"a":1,"b":2}}', b'{"id":2,"name":"x"}')
+    assert rows.lines == [b'1,"{""a"":1,""b"":2}"', b'2,"x"']
+    assert both(convert, b'{"id":1,"name":[1,2]}').lines == [b'1,"[1,2]"']
+
+
+def test_lists_become_array_literals_in_either_way() -> None:
+    tags = Column("tags", ColumnType("_text", element=ColumnType("text")))
+    convert = converter(ID, tags)
+    rows = both(convert, b'{"id":1,"tags":["a,b",null,""]}', b'{"id":2,"tags":["\\"", 1]}', b'{"id":3,"tags":["\xff"]}')
+    assert fields(rows.lines[0]) == ["1", '{"a,b",null,""}']
+    assert fields(rows.lines[1]) == ["2", '{"\\"","1"}']
+    assert reasons(rows) == {2: ("InvalidEncoding", "22021", "tags")}
+
+
 def test_text_that_looks_like_structure_is_only_text() -> None:
     convert = converter(column("name", "text"), column("other", "text"))
     rows = both(convert, b'{"name":",{","other":"null"}', b'{"name":"{","other":",["}', b'{"name":"","other":null}')

@@ -186,6 +186,7 @@ def test_one_instant_is_one_value_however_it_is_spelled(type_name: str, value: s
         ("jsonb", '["\\ud800"]', "LoneSurrogate", "22P05"),
         ("bytea", '"abc"', "InvalidValue", "22P02"),
         ("bytea", '"\\\\xABC"', "InvalidValue", "22P02"),
+        ("bytea", '"a!b!c!d!"', "InvalidValue", "22P02"),
         ("bytea", '{"0":256}', "InvalidValue", "22P02"),
         ("bytea", '{"0":1,"2":1}', "InvalidValue", "22P02"),
         ("bytea", '{"0":true}', "InvalidValue", "22P02"),
