@@ -216,7 +216,8 @@ class Ledger:
                 cut = plan.name in split
                 conn.execute(
                     self.q(
-                        "INSERT INTO {tables} (run, name, position, grp, after, bytes, was_empty, split, expected) VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s)"
+                        "INSERT INTO {tables} (run, name, position, grp, after, bytes, was_empty, split, expected, file, keys) "
+                        "VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
                     ),
                     (
                         self.run,
@@ -228,6 +229,8 @@ class Ledger:
                         was_empty[plan.name],
                         not cut,
                         plan.file.expected_records,
+                        plan.file.name,
+                        Jsonb({c.key: c.column.name for c in plan.columns + plan.late}),
                     ),
                 )
                 if not cut:
@@ -306,3 +309,29 @@ def refuse_holder(holder: str, label: str, run: str) -> Unavailable:
     return Unavailable(
         f"{label} is being restored by {who}", "wait for it (--wait SECONDS), or stop it first", reason="TargetBusy"
     )
+
+
+def list_runs(conn: Connection, schema: str) -> list[dict[str, str]]:
+    """Every run, newest first: run, state, started, message."""
+    ledger = Ledger(schema, "")
+    rows = conn.execute(
+        ledger.q(
+            "SELECT run, state, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), "
+            "COALESCE(report->>'message', '') FROM {runs} ORDER BY created_at DESC"
+        )
+    )
+    return [dict(zip(("run", "state", "started", "message"), row, strict=True)) for row in rows]
+
+
+def purge_runs(
+    conn: Connection, schema: str, names: list[str], older_than_days: int | None, *, rejects_only: bool
+) -> list[str]:
+    """Forgets finished runs (or only their rejects). -> their names. One that is under way is never touched."""
+    ledger = Ledger(schema, "")
+    chosen = (
+        "SELECT run FROM {runs} WHERE (run = ANY (%s) OR finished_at < clock_timestamp() - %s * interval '1 day') "
+        "AND run NOT IN (SELECT run FROM {target}) AND (state <> 'Running' OR run = ANY (%s))"
+    )
+    what = "{rejects}" if rejects_only else "{runs}"
+    query = f"WITH gone AS (DELETE FROM {what} WHERE run IN ({chosen}) RETURNING run) SELECT DISTINCT run FROM gone ORDER BY 1"
+    return [row[0] for row in conn.execute(ledger.q(query), (names, older_than_days, names))]

@@ -48,6 +48,8 @@ CREATE TABLE IF NOT EXISTS {schema}.tables (
     after      integer[] NOT NULL,
     bytes      bigint NOT NULL,
     was_empty  boolean NOT NULL,
+    file       text NOT NULL,
+    keys       jsonb NOT NULL,
     split      boolean NOT NULL,
     settled    boolean NOT NULL DEFAULT false,
     expected   bigint,

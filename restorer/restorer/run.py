@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -329,11 +330,10 @@ class _Execution:
             if plan.name not in pending:
                 continue
             for s in reader.segments(plan.file, SEGMENT):
-                self.session.retrying(
-                    lambda c, s=s: self.ledger.add_task(c, plan.name, s.start, s.stop, s.ordinal), what="ledger"
-                )  # type: ignore[misc]
+                add = partial(self.ledger.add_task, table=plan.name, start=s.start, stop=s.stop, ordinal=s.ordinal)
+                self.session.retrying(add, what="ledger")
                 yield plan.name
-            self.session.retrying(lambda c: bench.tasks.split_done(c, plan.name), what="ledger")
+            self.session.retrying(partial(bench.tasks.split_done, table=plan.name), what="ledger")
 
     def _still_ours(self) -> None:
         if self.heartbeat is not None and self.heartbeat.taken.is_set():

@@ -24,7 +24,23 @@ ORD = sql.Identifier("dbrestore ord")
 COPY_OPTIONS = sql.SQL("(FORMAT csv, NULL 'null', ENCODING 'UTF8')")
 # Types whose = means the same content; anything else is compared as text, byte by byte.
 _COMPARABLE = frozenset(
-    ["bool", "int2", "int4", "int8", "float4", "float8", "numeric", "date", "time", "timestamp", "timestamptz", "uuid", "bytea", "jsonb", "oid"]
+    [
+        "bool",
+        "int2",
+        "int4",
+        "int8",
+        "float4",
+        "float8",
+        "numeric",
+        "date",
+        "time",
+        "timestamp",
+        "timestamptz",
+        "uuid",
+        "bytea",
+        "jsonb",
+        "oid",
+    ]
 )
 _TEXT = frozenset(["text", "varchar", "bpchar", "name"])
 

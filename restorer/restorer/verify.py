@@ -88,7 +88,7 @@ def _query(conn: Connection, name: str, text: str, expect: str) -> Check:
             row = conn.execute(text).fetchone()
     except psycopg.Error as error:
         return Check(f"query {name}", "", False, expect, describe(error))
-    answer = "" if row is None or row[0] is None else str(row[0])
+    answer = "" if row is None or row[0] is None else str(row[0]).lower() if isinstance(row[0], bool) else str(row[0])
     return Check(
         f"query {name}", "", answer == expect, expect, answer if len(answer) <= 32 else f"{len(answer)} characters"
     )

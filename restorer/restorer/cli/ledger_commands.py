@@ -1,0 +1,69 @@
+"""`restorer ledger`: the ledger's DDL, its runs, and getting rid of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+import typer
+
+from ..connection import first_connection
+from ..errors import Refused
+from ..ledger import ddl as ledger_ddl
+from ..ledger import exists, list_runs, purge_runs
+from . import options
+
+app = typer.Typer(help="The ledger in the target database.", no_args_is_help=True)
+
+
+@app.command()
+def ddl(ledger_schema: str = typer.Option("dbrestore", "--ledger-schema", help="Schema of the ledger.")) -> None:
+    """Print the DDL of the ledger, for a DBA to run."""
+    sys.stdout.write(ledger_ddl(ledger_schema))
+
+
+@app.command()
+def runs(
+    file: Path | None = options.MANIFEST,
+    dsn: str | None = options.DSN,
+    ledger_schema: str = typer.Option("dbrestore", "--ledger-schema"),
+    json: bool = typer.Option(False, "--json", help="One line of JSON per run."),
+) -> None:
+    """List the runs that the ledger knows, newest first."""
+    conninfo, _ = options.ledger_target(dsn, file)
+    with first_connection(conninfo, lambda *_: None) as conn:
+        found = list_runs(conn, ledger_schema) if exists(conn, ledger_schema) else []
+    if json:
+        sys.stdout.writelines(msgspec.json.encode(row).decode() + "\n" for row in found)
+        return
+    if not found:
+        print("no runs")
+    for row in found:
+        print(f"{row['started']}  {row['state']:<10} {row['run']}  {row['message']}")
+
+
+@app.command()
+def purge(
+    name: list[str] = typer.Argument(None, metavar="RUN…", help="Runs to forget with their rejects; or --older-than."),
+    older_than: int | None = typer.Option(
+        None, metavar="DAYS", help="Forget finished runs that ended so many days ago."
+    ),
+    rejects_only: bool = typer.Option(False, help="Forget only the rejected records; keep the runs and their reports."),
+    file: Path | None = options.MANIFEST,
+    dsn: str | None = options.DSN,
+    ledger_schema: str = typer.Option("dbrestore", "--ledger-schema"),
+) -> None:
+    """Forget finished runs. A forgotten run can be started again: it then loads again."""
+    if not name and older_than is None:
+        raise Refused("nothing to purge is named", "name runs, or say --older-than DAYS")
+    conninfo, _ = options.ledger_target(dsn, file)
+    with first_connection(conninfo, lambda *_: None) as conn:
+        if not exists(conn, ledger_schema):
+            raise Refused(f"there is no ledger in schema {ledger_schema!r}", "name the schema with --ledger-schema")
+        gone = purge_runs(conn, ledger_schema, name or [], older_than, rejects_only=rejects_only)
+    what = "rejected records of" if rejects_only else ""
+    print(
+        f"forgot {what} {len(gone)} run{'' if len(gone) == 1 else 's'}".replace("  ", " ")
+        + (f": {', '.join(gone)}" if gone else "")
+    )

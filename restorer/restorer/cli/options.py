@@ -1,0 +1,160 @@
+"""From words to a request: manifest and flags to a spec, flags and PG* variables to a connection string."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pydantic
+import typer
+import yaml
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from ..connection import target_label
+from ..errors import Refused
+from ..preflight import find
+from ..spec import Manifest, RestoreSpec, Target
+
+BACKUP = typer.Option(None, "--backup", "-b", metavar="DIR", help="The backup volume's root, or one snapshot's folder.")
+DSN = typer.Option(None, "--dsn", metavar="DSN", help="postgresql://… or key=value; else the PG* variables.")
+MANIFEST = typer.Option(
+    None, "--file", "-f", metavar="FILE", help="A DatabaseRestore manifest (YAML), as kubectl applies it."
+)
+NAME = typer.Option(
+    None, "--name", metavar="RUN", help="Name of the run; made from backup, target and spec when not given."
+)
+RUN_ID = typer.Option(None, "--run-id", metavar="ID", help="Another ID is another run [default: 1].")
+SNAPSHOT = typer.Option(
+    None, "--snapshot", metavar="NAME", help="The snapshot folder [default: the latest complete one]."
+)
+TABLES = typer.Option(None, "--tables", metavar="GLOB,…", help="Only these tables; !GLOB leaves some out.")
+SCHEMA = typer.Option(None, "--schema", help="Schema of the tables [default: public].")
+LEDGER = typer.Option(None, "--ledger-schema", help="Schema of the ledger [default: dbrestore].")
+JSON = typer.Option(False, "--json", help="JSON log lines on stderr, the report as one line of JSON on stdout.")
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What was asked for. `run` is the key in the ledger; `namespace` and `name` label metrics."""
+
+    spec: RestoreSpec
+    root: Path
+    conninfo: str
+    run: str
+    namespace: str
+    name: str
+
+
+def load_manifest(path: Path | None) -> Manifest | None:
+    """Raises Refused for a file that is not there, not YAML, or not a valid DatabaseRestore, naming every field."""
+    if path is None:
+        return None
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Manifest.model_validate(data)
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}", "check the path of the manifest") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise Refused(f"{path} is not YAML", "check its indentation and quotes") from None
+    except pydantic.ValidationError as error:
+        raise refuse(error, str(path)) from None
+
+
+def refuse(error: pydantic.ValidationError, where: str) -> Refused:
+    """Every field that is wrong, by its name in the manifest."""
+    problems = tuple(
+        f"{where}: {'.'.join(map(str, e['loc'])) or 'document'}: {e['msg'].removeprefix('Value error, ')}"
+        for e in error.errors()
+    )
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return Refused(problems[0] + more, "mend the field", problems=problems)
+
+
+def make_spec(manifest: Manifest | None, overrides: dict[str, Any]) -> RestoreSpec:
+    """The manifest's spec with the flags on top. `overrides`: dotted camelCase path -> value; None means not given."""
+    given = manifest.spec.model_dump(by_alias=True, exclude_unset=True) if manifest else {}
+    for path, value in overrides.items():
+        if value is None:
+            continue
+        *parents, last = path.split(".")
+        at = given
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = value
+        if path == "rejects.limit":
+            at.pop("limitPercent", None)
+        if path == "rejects.limitPercent":
+            at.pop("limit", None)
+    try:
+        return RestoreSpec.model_validate(given)
+    except pydantic.ValidationError as error:
+        raise refuse(error, "spec") from None
+
+
+def make_conninfo_of(dsn: str | None, target: Target) -> str:
+    """The DSN; what it leaves open comes from the PG* variables, and only without a DSN from the manifest's target: who
+    runs a manifest by hand means the database of this shell. The password stays in the environment."""
+    try:
+        parts = conninfo_to_dict(dsn or "")
+    except ProgrammingError:
+        raise Refused(
+            "--dsn is not a connection string", "write postgresql://user@host:5432/database, or host=… dbname=…"
+        ) from None
+    env = {"host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT", "dbname": "PGDATABASE", "user": "PGUSER"}
+    for key, variable in env.items():
+        if not parts.get(key) and os.environ.get(variable):
+            parts[key] = os.environ[variable]
+    if dsn is None and not parts.get("host") and target.host:
+        parts |= {"host": target.host, "port": target.port, "sslmode": target.tls.sslmode}
+    if dsn is None and not parts.get("dbname") and target.database:
+        parts["dbname"] = target.database
+    if not parts.get("dbname"):
+        parts["dbname"] = parts.get("user") or getpass.getuser()
+    return make_conninfo("", **{k: v for k, v in parts.items() if v not in (None, "")})
+
+
+def split_tables(tables: str | None) -> tuple[list[str] | None, list[str] | None]:
+    """`users,post*,!post_tags` -> (include, exclude)"""
+    if tables is None:
+        return None, None
+    globs = [g.strip() for g in tables.split(",") if g.strip()]
+    return [g for g in globs if not g.startswith("!")] or ["*"], [g[1:] for g in globs if g.startswith("!")]
+
+
+def choose(
+    *,
+    file: Path | None,
+    backup: Path | None,
+    dsn: str | None,
+    name: str | None,
+    run_id: str | None,
+    overrides: dict[str, Any],
+) -> Choice:
+    """Everything together. Raises Refused."""
+    manifest = load_manifest(file)
+    spec = make_spec(manifest, overrides | {"runID": run_id})
+    if backup is None:
+        raise Refused("no backup is named", "say --backup DIR: the folder that the backup volume holds")
+    conninfo = make_conninfo_of(dsn, spec.target)
+    if manifest is not None and name is None:
+        namespace, name = manifest.metadata.namespace, manifest.metadata.name
+        return Choice(spec, backup, conninfo, f"{namespace}/{name}/{spec.run_id}", namespace, name)
+    name = name or own_name(spec, backup, conninfo)
+    return Choice(spec, backup, conninfo, name if "/" in name else f"{name}/{spec.run_id}", "", name)
+
+
+def own_name(spec: RestoreSpec, backup: Path, conninfo: str) -> str:
+    """A name made of backup, snapshot, target and spec: the same command means the same run."""
+    snapshot = find(spec, backup, None).name
+    text = "\n".join([str(backup.resolve()), spec.source.path, snapshot, target_label(conninfo), spec.digest()])
+    return f"{snapshot}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def ledger_target(dsn: str | None, file: Path | None) -> tuple[str, Manifest | None]:
+    """The connection string of commands that only look into the ledger."""
+    manifest = load_manifest(file)
+    return make_conninfo_of(dsn, manifest.spec.target if manifest else Target()), manifest
