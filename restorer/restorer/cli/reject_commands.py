@@ -27,6 +27,7 @@ from .inspect_commands import open_ledger, run_key
 app = typer.Typer(help="Records that were not loaded: list, export, repair, retry.", no_args_is_help=True)
 _RUN = typer.Option(None, "--name", metavar="RUN", help="The run [default: the newest].")
 _TABLE = typer.Option(None, "--table", help="Only this table.")
+_KINDS = 12  # lines of the summary; --limit 0 shows all
 _INDEX = ("line", "id", "record", "reason", "sqlstate", "constraint", "column", "message")
 
 
@@ -60,8 +61,11 @@ def list_(
         return
     total = sum(n for *_, n in by_reason)
     print(f"run {ledger.run}: {total:,} rejected")
-    for of_table, reason, number in by_reason:
+    shown = by_reason if limit == 0 else by_reason[:_KINDS]
+    for of_table, reason, number in shown:
         print(f"{number:>10,}  {of_table}  {reason}")
+    if len(shown) < len(by_reason):
+        print(f"{sum(n for *_, n in by_reason[_KINDS:]):>10,}  of {len(by_reason) - _KINDS} more kinds")
     if rows:
         print()
     for row in rows:

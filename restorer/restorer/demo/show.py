@@ -61,12 +61,12 @@ class _Show:
         code = self._type("run", "-f", str(manifest), "--backup", str(self.backup), "--report", str(report), *load)
         if code not in (0, 2):
             return code
+        done = json.loads(report.read_text())
         self._say("The same command again: the run is finished, so nothing is touched.")
         self._type("run", "-f", str(manifest), "--backup", str(self.backup), "--json", show=False)
         self._say("What was not loaded, and why. Values are never shown, only places.")
         self._type("rejects", "list", "--limit", "5")
         self._repair()
-        done = json.loads(report.read_text())
         if keep:
             self._say("PostgreSQL runs on. In another terminal:")
             self.console.print(f"  psql -h {self.env['PGHOST']} -U postgres lms\n")
@@ -83,7 +83,9 @@ class _Show:
         )
         if not show:
             answer = json.loads(end.stdout.splitlines()[-1])
-            self.console.print(f"{answer['outcome']}, {answer['reason']}: {answer['message']}")
+            self.console.print(
+                ", ".join(filter(None, (answer["outcome"], answer["reason"]))) + ": " + answer["message"]
+            )
         return end.returncode
 
     def _backup(self) -> None:
@@ -125,11 +127,11 @@ class _Show:
         """One reject, mended by hand as a person would in an editor, and retried under the same run."""
         folder = self.place / "rejects"
         self._say("One of them repaired, and retried under the same run")
-        self._type("rejects", "export", str(folder))
+        self._type("rejects", "export", str(folder), "--table", "enrollments")
         self._mend(folder)
         self._type("rejects", "retry", "--from", str(folder))
         self._say("The report has moved with it.")
-        self._type("report")
+        self._type("report", "--json", show=False)
 
     def _mend(self, folder: Path) -> None:
         """Makes every line blank (leave it rejected) but one, whose date 2024-02-30 becomes one that exists."""
