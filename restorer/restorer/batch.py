@@ -147,6 +147,16 @@ class Outcome(msgspec.Struct):
         if c.read != c.inserted + c.updated + c.duplicate + c.conflict + c.rejected + len(self.deferred):
             raise AssertionError(f"a batch of {records} records does not add up: {c}, {len(self.deferred)} deferred")
 
+    def absorb(self, part: Outcome, at: int = 0) -> None:
+        """Adds what a part of the batch came to; `at`: index of the part's first record."""
+        for name in Counters.__struct_fields__:
+            setattr(self.counters, name, getattr(self.counters, name) + getattr(part.counters, name))
+        self.needed(part.level)
+        self.levels.update(part.levels)
+        self.rejects |= {at + i: p for i, p in part.rejects.items()}
+        self.deferred += [at + i for i in part.deferred]
+        self.converted_badly = self.converted_badly or part.converted_badly
+
     @property
     def clean(self) -> bool:
         """Nothing in it asked for more than a plain COPY."""

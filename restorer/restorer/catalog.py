@@ -23,6 +23,8 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind =
        ARRAY(SELECT p FROM unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE}'::text[]) p WHERE has_table_privilege(c.oid, p)) AS privileges,
        ARRAY(SELECT t.tgname::text FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
              ORDER BY 1) AS triggers,
+       EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 7 = 7) AS changing,
+       EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '3' AND r.ev_enabled <> 'D') AS ruled,
        ARRAY(SELECT p.pubname::text FROM pg_publication p WHERE p.puballtables OR EXISTS (
              SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid) ORDER BY 1) AS published
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -54,7 +56,8 @@ WHERE i.indrelid = ANY (%s::oid[]) AND i.indisunique AND i.indislive ORDER BY NO
 
 _FOREIGN_KEYS = """
 SELECT o.conrelid::bigint AS oid, o.conname AS name, n.nspname AS schema, c.relname AS table, rn.nspname AS to_schema, rc.relname AS to_table,
-       o.confmatchtype::text AS match, o.confdeltype = 'c' AS cascade, has_table_privilege(rc.oid, 'SELECT') AS readable,
+       o.confmatchtype::text AS match, o.confdeltype = 'c' AS cascade, 
+       has_table_privilege(rc.oid, 'SELECT') AND NOT row_security_active(rc.oid) AS readable,
        ARRAY(SELECT a.attname::text FROM unnest(o.conkey) WITH ORDINALITY k(num, pos)
              JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num ORDER BY k.pos) AS columns,
        ARRAY(SELECT a.attname::text FROM unnest(o.confkey) WITH ORDINALITY k(num, pos)
@@ -64,7 +67,8 @@ JOIN pg_class rc ON rc.oid = o.confrelid JOIN pg_namespace rn ON rn.oid = rc.rel
 WHERE o.contype = 'f' AND o.conparentid = 0 AND {side} = ANY (%s::oid[]) ORDER BY o.conname"""
 
 _CONSTRAINTS = """
-SELECT o.conrelid::bigint AS oid, o.conname AS name, o.contype::text AS kind, pg_get_expr(o.conbin, o.conrelid) AS expression
+SELECT o.conrelid::bigint AS oid, o.conname AS name, o.contype::text AS kind, pg_get_expr(o.conbin, o.conrelid) AS expression,
+       ARRAY(SELECT a.attname::text FROM unnest(o.conkey) k(num) JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num) AS columns
 FROM pg_constraint o WHERE o.contype IN ('c', 'x') AND o.conrelid = ANY (%s::oid[]) ORDER BY o.conname"""
 
 
@@ -143,13 +147,15 @@ def read_tables(conn: psycopg.Connection[Any], schema: str) -> list[Table]:
                 for u in uniques[t.oid]
             ),
             tuple(_foreign_key(f) for f in foreign[t.oid]),
-            tuple(CheckConstraint(k.name, k.expression) for k in constraints[t.oid] if k.kind == "c"),
+            tuple(CheckConstraint(k.name, k.expression, tuple(k.columns)) for k in constraints[t.oid] if k.kind == "c"),
             tuple(k.name for k in constraints[t.oid] if k.kind == "x"),
             tuple(t.triggers),
             t.partitioned,
             t.rls,
             tuple(t.published),
             tuple(t.privileges),
+            t.changing,
+            t.ruled,
         )
         for t in tables
     ]

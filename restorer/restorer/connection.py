@@ -25,7 +25,9 @@ Kind = Literal["record", "transient", "refused"]
 # server goes down or comes up, 55P03 lock_timeout, 57014 statement_timeout, 25006 a failover left us on a standby.
 # PostgreSQL documentation, appendix A.
 _TRANSIENT = ("08", "40", "53", "57P", "55P03", "57014", "25006", "58")
-_RECORD = ("22", "23", "P0", "44", "54", "21", "2F")
+# 09, 20, 27, 38, 39: what functions and triggers come to; P0: RAISE, and classes that only RAISE … ERRCODE makes.
+_RECORD = ("09", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "45", "54", "P0")
+_STANDARD = "0123456789FHPX"  # how the classes of PostgreSQL's own conditions begin
 _FIRST_CONNECT_SECONDS = 30.0
 
 
@@ -36,7 +38,9 @@ def kind_of(error: psycopg.Error) -> Kind:
         return "transient" if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) else "refused"
     if state.startswith(_TRANSIENT):
         return "transient"
-    return "record" if state.startswith(_RECORD) else "refused"
+    if state == "42501" and error.diag.source_function == "ExecWithCheckOptions":
+        return "record"  # a policy says no to this row
+    return "record" if state.startswith(_RECORD) or state[0] not in _STANDARD else "refused"
 
 
 def target_label(conninfo: str) -> str:

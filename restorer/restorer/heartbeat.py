@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 
 import psycopg
 
@@ -20,7 +21,8 @@ class Heartbeat:
     """
 
     def __init__(self, conninfo: str, ledger: Ledger, *, leader: bool) -> None:
-        self._conninfo, self._ledger, self._leader = conninfo, ledger, leader
+        self._conninfo, self._ledger, self.leader = conninfo, ledger, leader
+        self.on_beat: Callable[[Connection], None] = lambda _: None
         self._stop = threading.Event()
         self.taken = threading.Event()
         self._conn: Connection | None = None
@@ -53,8 +55,9 @@ class Heartbeat:
         try:
             if not self._ledger.renew(self._conn):
                 self._ledger.register(self._conn)
-            if self._leader and not self._ledger.holds_target(self._conn):
+            if self.leader and not self._ledger.holds_target(self._conn):
                 self.taken.set()
+            self.on_beat(self._conn)
         except psycopg.OperationalError:
             self._conn.close()
             raise

@@ -13,21 +13,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+import msgspec
 import psycopg
 from psycopg import sql
 
 from .batch import Batch, Outcome
 from .connection import Connection, kind_of
 from .convert import Converter
-from .model import Problem, TablePlan
+from .model import ColumnPlan, Problem, TablePlan, copy_order
+from .orphans import prune
 from .piece import Piece
-from .problems import problem_of
+from .problems import SUPPRESSED, problem_of
 from .relation import Relations, columns
-from .stage import COPY_OPTIONS, Keys, Line, Stage
+from .stage import COPY_OPTIONS, Keys, Line, Stage, Suppressed
 
 Explain = Callable[[str], None]
 CALM = 2  # clean batches after which a lower rung is tried again
 Shape = tuple[str, ...]
+Others = dict[tuple[Shape, Shape], list[Line]]  # (columns they bring, columns of the line) -> lines
+
+
+class _Mixed(Exception):
+    """Records of different shapes have one key: what comes first and last can only be told one after the other."""
 
 
 class Ladder:
@@ -48,15 +55,18 @@ class Ladder:
         """`staged`: rows may be there already, so start at Merge. `always_staged`: never leave it (a dry run: only the set
         queries see foreign keys). `inner`: foreign keys within the table's own cycle.
         `home`: schema for the stage where the role may not make temporary tables."""
+        if on_conflict == "Update":
+            plan = partial(plan)
         self.plan, self._relations, self.on_conflict = plan, relations, on_conflict
         self._inner, self._home, self._explain = inner, home, explain
         self.converter = Converter(plan)
         self._wide: Converter | None = None
-        self._always_staged = always_staged or plan.table.rls
+        self._always_staged = always_staged or plan.table.rls or plan.table.ruled
         self._staged = staged or self._always_staged
         self._exact = False
         self._calm = 0
         self._target = relations.of(plan.table)
+        self._number = 0  # of the stages in this transaction
 
     def load(
         self,
@@ -70,9 +80,15 @@ class Ladder:
         deepest = "Copy"
         while True:
             begin(conn, staged)
+            self._number = 0
             outcome = Outcome(level=deepest, rejects={}, deferred=[])
             try:
                 self._attempt(conn, batch, outcome, exact, staged, blind)
+            except (Suppressed, _Mixed) as reason:
+                rollback(conn)
+                staged = True
+                self._explain(f"{type(reason).__name__.strip('_')}: again by Merge")
+                continue
             except psycopg.Error as error:
                 if kind_of(error) != "record" or blind:
                     raise
@@ -106,25 +122,61 @@ class Ladder:
         self, conn: Connection, batch: Batch, outcome: Outcome, exact: bool, staged: bool, blind: bool
     ) -> None:
         """One pass over the batch. Records that bring other columns than most wait in `others` for a stage of their own."""
-        others: dict[tuple[Shape, Shape], list[Line]] = {}
+        others: Others = {}
         chunks = self.convert(batch, outcome, exact, others)
         if exact:
             outcome.needed("Exact")
         names = self.converter.columns
         if staged:
-            self._merge(conn, 0, names, names, chunks, outcome, isolate=exact, blind=blind)
+            self._merge_all(conn, batch, chunks, others, outcome, exact, blind)
         else:
             copied = self._copy(conn, names, chunks)
             outcome.counters.inserted += copied
             outcome.levels["Exact" if exact else "Copy"] += copied
-        for number, ((brings, line_has), lines) in enumerate(others.items(), 1):
-            self._merge(conn, number, brings, line_has, [lines], outcome, isolate=exact, blind=blind)
-        outcome.converted_badly = bool(outcome.rejects)
+            rejected = len(outcome.rejects)
+            stages = [self._filled(conn, shape, [lines], outcome, exact) for shape, lines in others.items()]
+            outcome.converted_badly = rejected > 0
+            for stage in stages:
+                self._merge(conn, stage, outcome, blind=blind)
+            if copied + outcome.counters.inserted + rejected < batch.records + copied and others:
+                raise _Mixed  # a key that is there may be one that came later in the file
+        outcome.converted_badly = outcome.converted_badly or bool(outcome.rejects)
+
+    def _merge_all(
+        self, conn: Connection, batch: Batch, chunks: Iterable[list[Line]], others: Others, outcome: Outcome,
+        exact: bool, blind: bool,
+    ) -> None:  # fmt: skip
+        names = self.converter.columns
+        stages = [self._filled(conn, (names, names), chunks, outcome, exact)]
+        stages += [self._filled(conn, shape, [lines], outcome, exact) for shape, lines in others.items()]
+        if batch.records > 1 and any(s.shares_key_with(stages[:n]) for n, s in enumerate(stages)):
+            for stage in stages:
+                stage.drop()
+            outcome.rejects.clear()
+            at = 0
+            for half in batch.halves():
+                part = Outcome(level=outcome.level, rejects={}, deferred=[])
+                self._attempt(conn, half, part, exact, True, blind)
+                outcome.absorb(part, at)
+                at += half.records
+            return
+        for stage in stages:
+            self._merge(conn, stage, outcome, blind=blind)
+
+    def _filled(
+        self, conn: Connection, shape: tuple[Shape, Shape], chunks: Iterable[list[Line]], outcome: Outcome, exact: bool
+    ) -> Stage:
+        brings, names = shape
+        outcome.needed("Merge")
+        stage = self.stage(conn, brings, self._number)
+        self._number += 1
+        outcome.rejects |= stage.copy(names, chunks, isolate=exact)
+        return stage
 
     # -- converting ----------------------------------------------------------------------------------------------------
 
     def convert(
-        self, batch: Batch, outcome: Outcome, exact: bool, others: dict[tuple[Shape, Shape], list[Line]]
+        self, batch: Batch, outcome: Outcome, exact: bool, others: Others
     ) -> Iterator[list[Line]]:
         """The lines of the records that bring all planned columns, piece by piece."""
         names = self.converter.columns
@@ -149,7 +201,7 @@ class Ladder:
         index: int,
         problem: Problem,
         outcome: Outcome,
-        others: dict[tuple[Shape, Shape], list[Line]],
+        others: Others,
     ) -> None:
         """A record with a key that the sample had not: the wide plan, which has every column, may know it."""
         if problem.reason == "UnknownColumn" and self.plan.late:
@@ -167,7 +219,7 @@ class Ladder:
         outcome.rejects[index] = problem
 
     def line_of(
-        self, piece: Piece, index: int, outcome: Outcome, others: dict[tuple[Shape, Shape], list[Line]]
+        self, piece: Piece, index: int, outcome: Outcome, others: Others
     ) -> None:
         """The line of a piece of one record, under the shape that it brings; or its Problem in `outcome`."""
         rows, names = self.converter.exact(piece), self.converter.columns
@@ -179,64 +231,49 @@ class Ladder:
     # -- into the database ---------------------------------------------------------------------------------------------
 
     def _copy(self, conn: Connection, names: Shape, chunks: Iterator[list[Line]]) -> int:
-        """COPY straight into the table. -> rows"""
+        """COPY straight into the table. -> rows. Raises Suppressed when the server took fewer than it was sent."""
+        if not names:  # records without any key: COPY has no spelling for a row of defaults alone
+            raise Suppressed
         copy = sql.SQL("COPY {} ({}) FROM STDIN {}").format(self._target.write, columns(names), COPY_OPTIONS)
-        copied = 0
+        sent = 0
         with conn.cursor() as cur, cur.copy(copy) as out:
             for lines in chunks:
                 if lines:
                     out.write(b"\n".join([line for _, line in lines]) + b"\n")
-                    copied += len(lines)
-        return copied
+                    sent += len(lines)
+        if cur.rowcount != sent:
+            raise Suppressed
+        return sent
 
     def stage(self, conn: Connection, given: Shape, number: int) -> Stage:
         return Stage(
             conn, self.plan.table, self._relations, given=given, inner=self._inner, home=self._home, number=number
         )
 
-    def _merge(
-        self,
-        conn: Connection,
-        number: int,
-        given: Shape,
-        names: Shape,
-        chunks: Iterable[list[Line]],
-        outcome: Outcome,
-        *,
-        isolate: bool,
-        blind: bool,
-    ) -> None:
-        outcome.needed("Merge")
-        stage = self.stage(conn, given, number)
-        outcome.rejects |= stage.copy(names, chunks, isolate=isolate)
-        inner: dict[int, Problem] = {}
+    def _merge(self, conn: Connection, stage: Stage, outcome: Outcome, *, blind: bool) -> None:
         if not blind:
             outcome.rejects |= stage.screen()
-            inner |= self._prune(stage)
-            self.settle_keys(stage.keys(self.on_conflict), outcome)
-            inner |= self._prune(stage)  # a row that went for its second key may have been somebody's parent
+            outcome.deferred.extend(prune([stage])[0])
+            self.settle_keys(stage.existing(self.on_conflict), outcome)
         try:
             with conn.transaction():
-                inserted, updated = self._apply(stage)
-        except psycopg.Error as error:
-            if kind_of(error) != "record":
+                done = Outcome(rejects={}, deferred=[])
+                if not blind:
+                    self.settle_keys(stage.inside(self.on_conflict), done)
+                    # a row that went for its key may have been somebody's parent
+                    done.deferred.extend(prune([stage])[0])
+                self._write(stage, done)
+            outcome.absorb(done)
+        except (psycopg.Error, Suppressed) as error:
+            if isinstance(error, psycopg.Error) and kind_of(error) != "record":
                 raise
-            self._explain(f"SQLSTATE {error.sqlstate}: isolating by halves")
+            self._explain(f"SQLSTATE {getattr(error, 'sqlstate', 'none')}: isolating by halves")
             outcome.needed("Row")
-            inserted, updated = self.halve(conn, stage, stage.ordinals(), outcome, inner)
-            outcome.levels["Row"] += inserted + updated
-        outcome.counters.inserted += inserted
-        outcome.counters.updated += updated
-        outcome.deferred.extend(inner)
+            before = outcome.counters.inserted + outcome.counters.updated
+            self._halve(conn, stage, outcome)
+            outcome.levels["Row"] += outcome.counters.inserted + outcome.counters.updated - before
         if self._home:
             stage.drop()
-
-    def _prune(self, stage: Stage) -> dict[int, Problem]:
-        missing: dict[int, Problem] = {}
-        if self._inner:
-            while found := stage.inner_orphans([stage]):
-                missing |= found
-        return missing
 
     def settle_keys(self, keys: Keys, outcome: Outcome) -> None:
         outcome.counters.duplicate += keys.duplicate
@@ -246,60 +283,84 @@ class Ladder:
         else:
             outcome.rejects |= keys.different
 
-    def _apply(self, stage: Stage, low: int | None = None, high: int | None = None) -> tuple[int, int]:
-        """-> (inserted, updated)"""
-        updated = self.update_existing(stage, low, high)
-        return stage.insert(low, high), updated
+    def _write(self, stage: Stage, outcome: Outcome, which: list[int] | None = None) -> None:
+        """Updates and inserts what the stage holds, or `which` of it. Raises Suppressed when a row went nowhere and it
+        cannot be told which."""
+        updated = self.update_existing(stage, which)
+        outcome.counters.updated += updated
+        given = (len(which) - updated) if which is not None else stage.count()
+        inserted = stage.insert(which)
+        if inserted != given:
+            absent = stage.absent() if which is None else None
+            if absent is None or len(absent) > given - inserted:
+                raise Suppressed
+            # by their keys the rest is there, if not where it was put: a trigger may well pass rows on to other tables
+            outcome.rejects |= dict.fromkeys(absent, SUPPRESSED)
+            inserted = given - len(absent)
+        outcome.counters.inserted += inserted
 
-    def update_existing(self, stage: Stage, low: int | None = None, high: int | None = None) -> int:
+    def update_existing(self, stage: Stage, which: list[int] | None = None) -> int:
         """Under Update: the rows that are there already get the new content and leave the stage. -> rows"""
         if self.on_conflict != "Update":
             return 0
-        updated = stage.update(low, high)
+        updated = stage.update(which)
         stage.remove(updated)
         return len(updated)
 
-    def halve(
-        self,
-        conn: Connection,
-        stage: Stage,
-        ordinals: list[int],
-        outcome: Outcome,
-        inner: dict[int, Problem],
-        *,
-        keep: bool = False,
-    ) -> tuple[int, int]:
+    def _halve(self, conn: Connection, stage: Stage, outcome: Outcome) -> None:
         """The Row rung: tries halves, each under a savepoint, until every bad row stands alone. Rows that lack a parent in
-        their own cycle go to `inner`, and stay in the stage with `keep`. -> (inserted, updated)"""
-        done = [0, 0]
-        work = [ordinals] if ordinals else []
+        their own cycle are deferred."""
+        work = [stage.ordinals()]
         while work:
             part = work.pop()
+            if not part:
+                continue
             try:
                 with conn.transaction():
-                    inserted, updated = self._apply(stage, part[0], part[-1])
+                    done = Outcome(rejects={}, deferred=[])
+                    self._write(stage, done, part)
                     stage.remove(part)
-                done[0] += inserted
-                done[1] += updated
-            except psycopg.Error as error:
-                if kind_of(error) != "record":
+                outcome.absorb(done)
+            except (psycopg.Error, Suppressed) as error:
+                if isinstance(error, psycopg.Error) and kind_of(error) != "record":
                     raise
                 if len(part) > 1:
                     work += [part[len(part) // 2 :], part[: len(part) // 2]]  # the earlier half first
                     continue
-                self._single(part[0], error, outcome, inner)
-                if not (keep and part[0] in inner):
-                    stage.remove(part)
-        return done[0], done[1]
+                self.blame(part[0], error, stage, outcome)
+                stage.remove(part)
 
-    def _single(self, ordinal: int, error: psycopg.Error, outcome: Outcome, inner: dict[int, Problem]) -> None:
-        problem = problem_of(error, [c.name for c in self.plan.table.columns])
+    def blame(self, ordinal: int, error: psycopg.Error | Suppressed, stage: Stage, outcome: Outcome) -> None:
+        """Books the one row that `error` is about."""
+        if isinstance(error, Suppressed):
+            outcome.rejects[ordinal] = SUPPRESSED
+            return
+        problem = problem_of(error)
         if problem.constraint in self._inner:
-            inner[ordinal] = problem
-        elif problem.sqlstate == "23505" and self.on_conflict == "Skip":
-            outcome.counters.conflict += 1
-        else:
-            outcome.rejects[ordinal] = problem
+            outcome.deferred.append(ordinal)
+            return
+        if problem.sqlstate == "23505":
+            keys = stage.existing(self.on_conflict, ordinal)
+            if keys.duplicate or keys.updated or keys.different:
+                self.settle_keys(keys, outcome)
+                return
+            if self.on_conflict == "Skip":
+                outcome.counters.conflict += 1
+                return
+            if self.on_conflict == "Update" and stage.is_identity(problem.constraint):
+                problem = SUPPRESSED  # the row is there, and the update of it went nowhere
+        outcome.rejects[ordinal] = problem
+
+
+def partial(plan: TablePlan) -> TablePlan:
+    """The plan for policy Update, where a missing key leaves the column of a row that is there as it is. So no column gets
+    a null for it, as if each had a default (a new row gets null all the same)."""
+
+    def keep(c: ColumnPlan) -> ColumnPlan:
+        return msgspec.structs.replace(c, column=msgspec.structs.replace(c.column, has_default=True))
+
+    seen = tuple(keep(c) for c in plan.columns)
+    return msgspec.structs.replace(plan, columns=copy_order(seen))
 
 
 def _without(names: Shape, defaults: tuple[int, ...]) -> Shape:

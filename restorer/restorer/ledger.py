@@ -105,6 +105,11 @@ class Ledger:
         ).fetchone()
         return msgspec.convert(dict(zip(Run.__struct_fields__, row, strict=True)), Run) if row else None
 
+    def spec(self, conn: Connection) -> dict[str, Any]:
+        """The spec that the run was begun with."""
+        row = conn.execute(self.q("SELECT spec FROM {runs} WHERE run = %s"), (self.run,)).fetchone()
+        return dict(row[0]) if row else {}
+
     # -- who works, who holds the target ---------------------------------------------------------------------------
 
     def register(self, conn: Connection) -> None:

@@ -67,7 +67,7 @@ class Unique(msgspec.Struct, frozen=True):
 
 class ForeignKey(msgspec.Struct, frozen=True):
     """`schema`.`table`.`columns` -> `to_schema`.`to_table`.`to_columns`; `match` f full, s simple. `cascade`: ON DELETE CASCADE.
-    `readable`: this role may SELECT from the referenced table."""
+    `readable`: this role may SELECT from the referenced table and sees all its rows (no row security)."""
 
     name: str
     schema: str
@@ -84,10 +84,12 @@ class ForeignKey(msgspec.Struct, frozen=True):
 class CheckConstraint(msgspec.Struct, frozen=True):
     name: str
     expression: str  # pg_get_expr of conbin: bare column names
+    columns: tuple[str, ...] = ()  # those it looks at
 
 
 class Table(msgspec.Struct, frozen=True):
-    """A table as the catalog shows it. `rls`: row security would apply to this role. `rows`: reltuples, an estimate."""
+    """A table as the catalog shows it. `rls`: row security would apply to this role. `changing`: BEFORE INSERT triggers
+    may change a row before its constraints are looked at. `ruled`: rules rewrite INSERT, which COPY passes by."""
 
     schema: str
     name: str
@@ -102,6 +104,8 @@ class Table(msgspec.Struct, frozen=True):
     rls: bool = False
     published: tuple[str, ...] = ()
     privileges: tuple[str, ...] = ()  # of SELECT INSERT UPDATE DELETE TRUNCATE, those the role has
+    changing: bool = False
+    ruled: bool = False
 
     @property
     def primary_key(self) -> tuple[str, ...]:

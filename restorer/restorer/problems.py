@@ -36,14 +36,15 @@ _REASONS = {
     "54000": ("TooLarge", "past a limit of the server"),
     "P0001": ("TriggerRaised", "a trigger raised an exception"),
 }
-_LINE = re.compile(r"^COPY .*?, line (\d+)(?:, column (.*))?$", re.S)
+SUPPRESSED = Problem("SuppressedByTrigger", message="a trigger, a rule or row security keeps the row out in silence")
 
 
-def problem_of(error: psycopg.Error, columns: Iterable[str] = ()) -> Problem:
-    """The Problem of one record out of the error it caused. `columns`: names to recognise in the error's context."""
+def problem_of(error: psycopg.Error, columns: Iterable[str] = (), relation: str = "") -> Problem:
+    """The Problem of one record out of the error it caused. `columns`: names to recognise in the error's context, which
+    says where in a COPY into `relation` it happened."""
     state = error.sqlstate or ""
     reason, words = _REASONS.get(state, ("DatabaseError", f"PostgreSQL refuses it ({type(error).__name__})"))
-    column = error.diag.column_name or copy_place(error, columns)[1]
+    column = error.diag.column_name or (_copy_column(error, columns, relation) if relation else "")
     where = f"column {column}: {words}" if column else words
     if error.diag.constraint_name:
         where += f" ({error.diag.constraint_name})"
@@ -57,11 +58,18 @@ def named(reason_state: str, *, column: str = "", constraint: str = "") -> Probl
     return Problem(reason, reason_state, column, constraint, f"{where} ({constraint})" if constraint else where)
 
 
-def copy_place(error: psycopg.Error, columns: Iterable[str] = ()) -> tuple[int, str]:
-    """(line, column) of a COPY error, out of its context (`COPY t, line 3, column a: "…"`); (0, "") when it has none."""
-    for line in (error.diag.context or "").split("\n"):
-        if match := _LINE.match(line) or _LINE.match(error.diag.context or ""):
-            rest = match[2] or ""
-            named_there = [c for c in columns if rest == c or rest.startswith((f"{c}: ", f"{c}, "))]
-            return int(match[1]), max(named_there, key=len, default="")
-    return 0, ""
+def copy_line(error: psycopg.Error, relation: str) -> int:
+    """The line of a COPY into `relation` that the error is about, out of its context (`COPY t, line 3, column a: "…"`); 0
+    when it names none. The server may speak any language, so only the name and the number are looked for."""
+    match = _place(error, relation)
+    return int(match[1]) if match else 0
+
+
+def _copy_column(error: psycopg.Error, columns: Iterable[str], relation: str) -> str:
+    match = _place(error, relation)
+    rest = match[2] or "" if match else ""
+    return max((c for c in columns if rest == c or rest.startswith((f"{c}: ", f"{c}, "))), key=len, default="")
+
+
+def _place(error: psycopg.Error, relation: str) -> re.Match[str] | None:
+    return re.search(rf"(?:^|\n)COPY {re.escape(relation)}, [^\d,]*(\d+)[^\d,]*(?:, \S+ (.*))?", error.diag.context or "", re.S)

@@ -20,7 +20,7 @@ from . import account, backup, clean, compare, preflight, reader, sequences, ver
 from .connection import Connection, first_connection, kind_of, target_label
 from .dryrun import stand_ins
 from .errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
-from .events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableStart, Warned
+from .events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableCounts, TableStart, Warned
 from .heartbeat import Heartbeat
 from .ledger import SCRATCH, Ledger, Run, ensure, exists, refuse_holder
 from .load import check_limit
@@ -31,7 +31,7 @@ from .relation import of_table
 from .report import Check, Counters, Report, SnapshotInfo
 from .session import Session, describe, remedy_for
 from .settle import Settler
-from .spec import Hook, RestoreSpec
+from .spec import Hook, RestoreSpec, changes
 from .tasks import taken_over
 from .worker import IDLE_SECONDS, Context, Workbench
 
@@ -88,7 +88,7 @@ class _Execution:
         self.checks: list[Check] = []
         self.warnings: tuple[str, ...] = ()
         self.report: Report | None = None
-        self.started = False
+        self.started = self.known = False
         self.began = time.time()
 
     # -- the order of things -------------------------------------------------------------------------------------------
@@ -105,10 +105,17 @@ class _Execution:
         if found is not None and self.request.restart:
             self._forget(conn)
             found = None
+        self.known = found is not None
         if found is not None and found.finished:
             return self._already(found)
         if self.spec.cancel:
             return self._cancel(conn, found)
+        asked = self.spec.source.snapshot
+        if found is not None and asked.policy == "Exact" and asked.name != found.snapshot:
+            raise Refused(
+                f"run {self.ledger.run!r} loads snapshot {found.snapshot}, not {asked.name}",
+                "start a new run with another run ID",
+            )
         snapshot = preflight.find(self.spec, self.request.root, found.snapshot if found else None)
         if found is not None and (changed := backup.differences(found.fingerprint, backup.fingerprint(snapshot))):
             raise Refused(
@@ -120,11 +127,11 @@ class _Execution:
         for warning in prepared.warnings:
             self.emit(Warned(warning))
         ensure(conn, self.ledger.schema)
-        follower = self._take_target(conn)
+        if not self._take_target(conn):
+            self._follow(prepared)
         if not self.scratch and (found := self._find(conn)) is not None and found.finished:
             return self._already(found)
-        if not follower:
-            self._start(conn, prepared, found)
+        self._start(conn, prepared, found)
         self.started = True
         self._announce(conn, found)
         return self._lead(prepared)
@@ -163,8 +170,9 @@ class _Execution:
             return None
         found = self.ledger.find(conn)
         if found is not None and found.spec_hash != self.spec.digest() and not self.request.restart:
+            changed = changes(self.ledger.spec(conn), self.spec.resolved())
             raise Refused(
-                f"run {self.ledger.run!r} was begun with another spec",
+                f"run {self.ledger.run!r} was begun with another spec: {', '.join(changed)} changed",
                 "start a new run with another run ID, or forget that one with --restart",
             )
         return found
@@ -196,18 +204,19 @@ class _Execution:
         )
 
     def _take_target(self, conn: Connection) -> bool:
-        """Takes the target, waiting if that was asked for. -> whether this process follows another one of the same run
-        (`load.pods`). Raises Unavailable that names the holder."""
+        """Takes the target, waiting if that was asked for. -> False when another process of the same run has it and this
+        one is to follow (`load.pods`). Raises Unavailable that names the holder."""
         if self.scratch:
             self.ledger.register(conn)
-            self.ledger.take_target(conn)
-            return False
+            return self.ledger.take_target(conn) is None
         ensure(conn, self.ledger.schema)
         if self.heartbeat is None:
             self.heartbeat = Heartbeat(self.request.conninfo, self.ledger, leader=True)
             self.heartbeat.start()
         deadline, said = time.monotonic() + self.request.wait, False
         while (holder := self.ledger.take_target(conn)) is not None:
+            if holder == self.ledger.run and self.spec.load.pods > 1:
+                return False
             busy = refuse_holder(holder, target_label(self.request.conninfo), self.ledger.run)
             if time.monotonic() >= deadline:
                 raise busy
@@ -215,7 +224,33 @@ class _Execution:
                 self.emit(Warned(f"waiting: {busy.message}"))
                 said = True
             time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
-        return False
+        return True
+
+    def _follow(self, prepared: Prepared) -> None:
+        """One pod of several: works on the tasks while another one leads, to the end of the run, or until the leader is
+        gone: then this process has the target and leads on."""
+        assert self.heartbeat is not None
+        self.heartbeat.leader = False
+        self.emit(PhaseChanged("Loading"))
+        pool: Pool | None = None
+        bench = self._bench(prepared)
+        try:
+            while True:
+                found = self.session.retrying(self.ledger.find, what="ledger")
+                if found is not None and found.finished:
+                    return
+                if found is not None and self.spec.load.workers > 1:
+                    pool = pool or self._pool(prepared.plan.tables, bench)
+                    pool.check()
+                elif found is not None and bench.load_one():
+                    continue
+                if self.session.retrying(self.ledger.take_target, what="ledger") is None:
+                    self.heartbeat.leader = True
+                    return
+                time.sleep(IDLE_SECONDS)
+        finally:
+            if pool is not None:
+                pool.stop()
 
     def _start(self, conn: Connection, prepared: Prepared, found: Run | None) -> None:
         self.ledger.release_tasks_of_the_dead(conn)
@@ -247,6 +282,8 @@ class _Execution:
         return frozenset(p.name for p in plans if not p.file.compression and p.file.size > SEGMENT * 3 // 2)
 
     def _announce(self, conn: Connection, found: Run | None) -> None:
+        if self.heartbeat is not None and self.spec.load.pods > 1:
+            self.heartbeat.on_beat = self._tell_counts
         run = self.ledger.find(conn)
         assert run is not None
         tables = [
@@ -260,6 +297,12 @@ class _Execution:
             for a in account.accounts(conn, self.ledger)
         ]
         self.emit(RunStarted(self.ledger.run, self.spec.mode, run.snapshot, tables, run.attempts, found is not None))
+
+    def _tell_counts(self, conn: Connection) -> None:
+        """With several pods the ledger knows what the others did."""
+        for a in account.accounts(conn, self.ledger):
+            counters = Counters(a.read, a.inserted, a.updated, a.duplicate, a.conflict, a.rejected)
+            self.emit(TableCounts(a.name, counters, a.bytes_done, a.state))
 
     def _marks(self) -> list[str]:
         run = self.session.retrying(self.ledger.find, what="ledger")
@@ -310,8 +353,7 @@ class _Execution:
     def _with_workers(self, bench: Workbench, plans: tuple[TablePlan, ...], settle: _Settle) -> None:
         cutting = self._segments(bench, plans)
         next(cutting, None)  # something to begin with
-        context = Context(self.request.conninfo, self.ledger.run, self.spec.resolved(), plans, bench._home)
-        pool = Pool(context, self.spec.load.workers, self.emit)
+        pool = self._pool(plans, bench)
         try:
             busy = True
             while busy or settle():
@@ -322,6 +364,10 @@ class _Execution:
                     time.sleep(IDLE_SECONDS)
         finally:
             pool.stop()
+
+    def _pool(self, plans: tuple[TablePlan, ...], bench: Workbench) -> Pool:
+        context = Context(self.request.conninfo, self.ledger.run, self.spec.resolved(), plans, bench.stage_home)
+        return Pool(context, self.spec.load.workers, self.emit)
 
     def _segments(self, bench: Workbench, plans: tuple[TablePlan, ...]) -> Iterator[str]:
         """Cuts the large files into tasks, a segment at each step, while the workers are at the first ones already."""
@@ -393,7 +439,8 @@ class _Execution:
             self.heartbeat.stop()
         try:
             if self.report is None:
-                self.report = self._final(failure) if self.started else self._unstarted(failure)
+                known = self.started or self.known
+                self.report = self._final(failure) if known else self._unstarted(failure)
             return self.report
         except psycopg.Error:  # the database is gone: what the ledger knows is told when the run goes on
             return self._unstarted(failure or Unavailable("the database is gone", "start the same command again"))
@@ -405,7 +452,7 @@ class _Execution:
             self.session.close()
 
     def _final(self, failure: RestoreError | None) -> Report:
-        resumable = isinstance(failure, Interrupted | Unavailable)
+        resumable = isinstance(failure, Interrupted | Unavailable) or not self.started
 
         def make(conn: Connection) -> Report:
             run = self.ledger.find(conn)

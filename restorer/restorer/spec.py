@@ -221,14 +221,19 @@ class RestoreSpec(Model):
     def digest(self) -> str:
         """`sha256:…` over what decides which rows a run leaves behind. How fast it goes, what limits it and how it is
         watched (load, retry, deadlines, suspend…) may change between two attempts at the same run."""
-        decisive = ("tables", "mode", "cleanup", "onConflict", "hooks")
-        whole = self.resolved()
-        chosen = {key: whole[key] for key in decisive} | {
-            "format": whole["source"]["format"],
-            "schema": whole["target"]["schema"],
-        }
-        text = json.dumps(chosen, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        text = json.dumps(_decisive(self.resolved()), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _decisive(spec: dict[str, Any]) -> dict[str, Any]:
+    chosen = {key: spec[key] for key in ("tables", "mode", "cleanup", "onConflict", "hooks")}
+    return chosen | {"source.format": spec["source"]["format"], "target.schema": spec["target"]["schema"]}
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The decisive fields in which two resolved specs differ."""
+    before, after = _decisive(old), _decisive(new)
+    return [f"spec.{key}" for key in before if before[key] != after[key]]
 
 
 class ObjectMeta(BaseModel):

@@ -8,6 +8,7 @@ column GENERATED ALWAYS on update (428C9).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,12 +16,11 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from .connection import Connection
+from .connection import Connection, kind_of
 from .model import ColumnType, ForeignKey, Problem, Table, Unique
-from .problems import copy_place, named, problem_of
+from .problems import copy_line, named, problem_of
 from .relation import Relations, columns, equal
 
-ORD = sql.Identifier("dbrestore ord")
 COPY_OPTIONS = sql.SQL("(FORMAT csv, NULL 'null', ENCODING 'UTF8')")
 # Types whose = means the same content; anything else is compared as text, byte by byte.
 _COMPARABLE = frozenset(
@@ -44,7 +44,14 @@ _COMPARABLE = frozenset(
 )
 _TEXT = frozenset(["text", "varchar", "bpchar", "name"])
 
+_FIRST_WINDOW = 64  # lines tried together next to one that could not be read
+_HASHED = 100_000  # rows of which a hash table surely fits into work_mem (session.py)
+
 Line = tuple[int, bytes]  # (ordinal within the batch, CSV line)
+
+
+class Suppressed(Exception):
+    """The server took fewer rows than it was given, and said nothing: a trigger returned NULL, or a rule stepped in."""
 
 
 class Keys(msgspec.Struct):
@@ -76,8 +83,12 @@ class Stage:
         not make temporary ones."""
         self._conn, self.table, self._relations, self.given, self._inner = conn, table, relations, given, inner
         self._target = relations.of(table)
+        own = {c.name for c in table.columns}
+        self.ord = sql.Identifier(next(o for o in ("dbrestore ord", "dbrestore ord 2", "dbrestore ord 3") if o not in own))
+        self.size = 0  # lines that were copied in
         name = f"dbrestore_stage_{number}"
-        self.name = sql.Identifier(home, f"{name}_{conn.info.backend_pid}") if home else sql.Identifier("pg_temp", name)
+        self._bare = f"{name}_{conn.info.backend_pid}" if home else name
+        self.name = sql.Identifier(home or "pg_temp", self._bare)
         self._home = home
         self._identity = _identity(table, given)
         kind = "CREATE UNLOGGED TABLE {s} AS" if home else "CREATE TEMP TABLE {s} ON COMMIT DROP AS"
@@ -92,7 +103,7 @@ class Stage:
 
     def _run(self, text: str, **names: sql.Composable) -> psycopg.Cursor[tuple[Any, ...]]:
         """Values go in as literals, never as parameters: a name with a percent sign in it must not look like one."""
-        query = sql.SQL(text).format(**({"s": self.name, "ord": ORD, "t": self._target.read} | names))
+        query = sql.SQL(text).format(**({"s": self.name, "ord": self.ord, "t": self._target.read} | names))
         return self._conn.execute(query)
 
     def drop(self) -> None:
@@ -102,69 +113,92 @@ class Stage:
 
     def copy(self, names: tuple[str, ...], chunks: Iterable[list[Line]], *, isolate: bool) -> dict[int, Problem]:
         """COPY of all lines of `chunks` into the stage. With `isolate`, a line that PostgreSQL cannot read is named by the
-        error's own line number, left out and handed back; every other line is sent at most twice. Without, the first
-        error is raised."""
-        copy = sql.SQL("COPY {} ({}, {}) FROM STDIN {}").format(self.name, ORD, columns(names), COPY_OPTIONS)
+        error's own line number, left out and handed back. Without, the first error is raised."""
+        into = sql.SQL(", ").join([self.ord, *map(sql.Identifier, names)])
+        copy = sql.SQL("COPY {} ({}) FROM STDIN {}").format(self.name, into, COPY_OPTIONS)
         if not isolate:
-            self._send(copy, chunks)
+            self._send(copy, chunks, bool(names))
             return {}
-        bad: dict[int, Problem] = {}
         source, kept = iter(chunks), list[Line]()
         try:
             with self._conn.transaction():
-                self._send(copy, _keeping(source, kept))
-            return bad
+                self._send(copy, _keeping(source, kept), bool(names))
+            return {}
         except psycopg.Error as error:
+            if kind_of(error) != "record":
+                raise
             for chunk in source:
                 kept.extend(chunk)
-            self._isolate(copy, names, kept, error, bad)
-        return bad
+            return self._isolate(copy, names, kept, _blamed(error, self._bare, kept))
 
-    def _isolate(
-        self,
-        copy: sql.Composed,
-        names: tuple[str, ...],
-        lines: list[Line],
-        error: psycopg.Error | None,
-        bad: dict[int, Problem],
-    ) -> None:
-        """Steps from one unreadable line to the next: what stands before it went through once, so it goes in now."""
-        while error is not None:
-            at = _blamed(error, lines)
-            if at is None:
-                raise error
-            bad[lines[at][0]] = problem_of(error, names)
-            self._send(copy, [lines[:at]])
-            lines, error = lines[at + 1 :], None
+    def _isolate(self, copy: sql.Composed, names: tuple[str, ...], lines: list[Line], at: int | None) -> dict[int, Problem]:
+        """Steps from one unreadable line to the next. What is sent at once grows while all goes well and shrinks where
+        it does not, so that neither one bad line nor nothing but bad lines are sent over and over again. `at`: the first
+        one's place, where the error told it (its words may be of any language)."""
+        bad: dict[int, Problem] = {}
+        start, window = 0, _FIRST_WINDOW if at is None else max(_FIRST_WINDOW, at)
+        while start < len(lines):
+            part = lines[start : start + window]
             try:
                 with self._conn.transaction():
-                    self._send(copy, [lines])
-            except psycopg.Error as another:
-                error = another
+                    self._send(copy, [part], bool(names))
+                start, window = start + len(part), window * 4
+            except psycopg.Error as error:
+                if kind_of(error) != "record":
+                    raise
+                at = 0 if len(part) == 1 else _blamed(error, self._bare, part)
+                if at is None:
+                    window = len(part) // 2
+                    continue
+                if at:
+                    self._send(copy, [part[:at]], bool(names))
+                bad[part[at][0]] = problem_of(error, names, self._bare)
+                start, window = start + at + 1, max(4, min(window, 4 * at))
+        return bad
 
-    def _send(self, copy: sql.Composed, chunks: Iterable[list[Line]]) -> None:
+    def _send(self, copy: sql.Composed, chunks: Iterable[list[Line]], some: bool) -> None:
+        """`some`: the lines have columns (a record may well be empty)."""
         with self._conn.cursor() as cur, cur.copy(copy) as out:
             for lines in chunks:
                 for at in range(0, len(lines), 500):
-                    out.write(b"".join([b"%d,%b\n" % line for line in lines[at : at + 500]]))
+                    part = lines[at : at + 500]
+                    out.write(b"".join([b"%d,%b\n" % line for line in part] if some else [b"%d\n" % n for n, _ in part]))
+        self.size += max(0, cur.rowcount)
 
     # -- rows that cannot go in --------------------------------------------------------------------------------------
 
     def screen(self) -> dict[int, Problem]:
-        """Takes out what no order of loading can help: nulls, CHECK constraints, missing parents outside the cycle."""
-        return self._constraints() | self._orphans()
+        """Takes out what no order of loading can help: nulls, CHECK constraints, missing parents outside the cycle. Not
+        where a BEFORE trigger may still mend the row: there only the server can tell."""
+        if self.table.changing:
+            return {}
+        return self._nulls() | self._checks() | self._orphans()
 
-    def _constraints(self) -> dict[int, Problem]:
-        given = set(self.given)
-        tests: list[tuple[sql.Composable, Problem]] = [
-            (sql.SQL("{} IS NULL").format(sql.Identifier(c.name)), named("23502", column=c.name))
-            for c in self.table.columns
-            if c.not_null and c.name in given
-        ]
-        tests += [
+    def _nulls(self) -> dict[int, Problem]:
+        return self._failing(
+            [
+                (sql.SQL("{} IS NULL").format(sql.Identifier(c.name)), named("23502", column=c.name))
+                for c in self.table.columns
+                if c.not_null and c.name in set(self.given)
+            ]
+        )
+
+    def _checks(self) -> dict[int, Problem]:
+        """A CHECK may call anything: one that fails by itself is left to the Row rung."""
+        tests = [
             (sql.SQL("NOT ({})").format(sql.SQL(c.expression)), named("23514", constraint=c.name))
             for c in self.table.checks
+            if c.columns and set(c.columns) <= set(self.given)
         ]
+        try:
+            with self._conn.transaction():
+                return self._failing(tests)
+        except psycopg.Error as error:
+            if kind_of(error) == "transient":
+                raise
+            return {}
+
+    def _failing(self, tests: list[tuple[sql.Composed, Problem]]) -> dict[int, Problem]:
         if not tests:
             return {}
         case = sql.SQL(" ").join(
@@ -194,48 +228,146 @@ class Stage:
         there = sql.SQL("EXISTS (SELECT FROM {} p WHERE {})").format(parent, equal("p", fk.to_columns, "s", fk.columns))
         return sql.SQL("({}) AND NOT {}").format(refers, there)
 
+    def inner(self) -> list[ForeignKey]:
+        """The foreign keys within the table's own cycle that set queries can look through."""
+        return [fk for fk in self.table.foreign_keys if fk.name in self._inner and self._screenable(fk)]
+
+    def refers_to(self, fk: ForeignKey) -> bool:
+        return (self.table.schema, self.table.name) == (fk.to_schema, fk.to_table)
+
     def inner_orphans(self, stages: Iterable[Stage]) -> dict[int, Problem]:
-        """Takes out rows whose parent, in the table's own cycle, is neither in its table nor in its stage. To be called
-        for all stages of the cycle (`stages`, a list) until none finds any."""
+        """Takes out rows whose parent, in the table's own cycle, is neither in its table nor in a stage of it among
+        `stages` (all of the cycle)."""
         bad: dict[int, Problem] = {}
-        for fk in self.table.foreign_keys:
-            if fk.name not in self._inner or not self._screenable(fk):
-                continue
+        for fk in self.inner():
             missing = self._missing(fk)
-            for other in stages:
-                if (other.table.schema, other.table.name) != (fk.to_schema, fk.to_table):
-                    continue
-                # NOT IN over a subquery is hashed whatever the planner's settings; the nulls are settled above
-                missing = sql.SQL("{} AND ({}) NOT IN (SELECT {} FROM {} o WHERE ({}) IS NOT NULL)").format(
-                    missing,
-                    columns(fk.columns, "s"),
-                    columns(fk.to_columns, "o"),
-                    other.name,
-                    columns(fk.to_columns, "o"),
+            others = [o for o in stages if o.refers_to(fk) and set(fk.to_columns) <= set(o.given)]
+            hashed = sum(o.size for o in others) <= _HASHED
+            for other in others:
+                # NOT IN over a subquery is hashed whatever the planner's settings, but only while it fits into memory
+                without = (
+                    "{} AND ({}) NOT IN (SELECT {} FROM {} o WHERE ({}) IS NOT NULL)"
+                    if hashed
+                    else "{0} AND NOT EXISTS (SELECT FROM {3} o WHERE {5})"
                 )
-            found = self._run("DELETE FROM {s} AS s WHERE {missing} RETURNING s.{ord}", missing=missing)
+                keys = columns(fk.to_columns, "o")
+                joined = equal("o", fk.to_columns, "s", fk.columns)
+                missing = sql.SQL(without).format(missing, columns(fk.columns, "s"), keys, other.name, keys, joined)
+            with self._hash_joins(not hashed):
+                found = self._run("DELETE FROM {s} AS s WHERE {missing} RETURNING s.{ord}", missing=missing)
             bad |= {row[0]: named("23503", constraint=fk.name) for row in found}
         return bad
 
+    def waiting(self, fk: ForeignKey) -> list[int]:
+        """Ordinals of the rows whose parent is not in its table yet."""
+        with self._hash_joins(self.size > _HASHED):
+            return [
+                row[0] for row in self._run("SELECT s.{ord} FROM {s} AS s WHERE {missing}", missing=self._missing(fk))
+            ]
+
+    def edges(self, fk: ForeignKey, other: Stage) -> list[tuple[int, int]]:
+        """(ordinal here, ordinal there) of rows that refer to a row of the stage `other`."""
+        with self._hash_joins(True):
+            found = self._run(
+                "SELECT s.{ord}, o.{theirs} FROM {s} AS s JOIN {o} AS o ON {joined}",
+                o=other.name,
+                theirs=other.ord,
+                joined=equal("o", fk.to_columns, "s", fk.columns),
+            )
+            return [(a, b) for a, b in found]
+
+    @contextlib.contextmanager
+    def _hash_joins(self, wanted: bool) -> Iterator[None]:
+        """Between stages, or for very many rows, hashing is right; against a table an index is (session.py)."""
+        if wanted:
+            self._conn.execute("SET LOCAL enable_hashjoin = on")
+        yield
+        if wanted:
+            self._conn.execute("SET LOCAL enable_hashjoin = off")
+
     # -- rows that are there already ---------------------------------------------------------------------------------
 
-    def keys(self, on_conflict: str) -> Keys:
-        """Takes out rows that need no writing or must not be written: the same key with the same content is a duplicate
-        whatever the policy; with other content it is handed back in `different` (Skip, Reject) or stays for `apply`
+    def _uniques(self) -> list[Unique]:
+        """The keys that set queries can look at, the identity first."""
+        others = [
+            u
+            for u in self.table.uniques
+            if u.columns and not u.partial and u is not self._identity and set(u.columns) <= set(self.given)
+        ]
+        return [self._identity, *others] if self._identity else others
+
+    def existing(self, on_conflict: str, ordinal: int | None = None) -> Keys:
+        """Takes out rows whose key the table has (`ordinal`: only this row): with the same content it is a duplicate
+        whatever the policy; with other content it is handed back in `different` (Skip, Reject), or stays to be written
         (Update, but for another unique key than the identity)."""
         keys = Keys(different={})
-        if self._identity:
-            self._inside(self._identity, keys, on_conflict)
-            self._existing(self._identity, keys, on_conflict)
-        for unique in self.table.uniques:
-            if (
-                unique.columns
-                and not unique.partial
-                and unique is not self._identity
-                and set(unique.columns) <= set(self.given)
-            ):
-                self._other_unique(unique, keys)
+        only = sql.SQL("") if ordinal is None else sql.SQL(" AND s.{} = {}").format(self.ord, sql.Literal(ordinal))
+        for unique in self._uniques():
+            if unique is self._identity:
+                self._existing(unique, keys, on_conflict, only)
+            else:
+                self._other_existing(unique, keys, only)
         return keys
+
+    def inside(self, on_conflict: str) -> Keys:
+        """Takes out rows whose key another row of the stage has, as if they came one after the other: the first counts,
+        the others are held against it. Under Update the last one does."""
+        keys, taken, against = Keys(different={}), list[int](), list[int]()
+        by: dict[int, Unique] = {}
+        for ordinal, holder, unique in beaten(
+            [(u, u is self._identity, self._clusters(u)) for u in self._uniques()], on_conflict == "Update"
+        ):
+            taken.append(ordinal)
+            against.append(holder)
+            by[ordinal] = unique
+        if not taken:
+            return keys
+        self._index()
+        found = self._run(
+            "DELETE FROM {s} AS s USING unnest({taken}::bigint[], {against}::bigint[]) AS p (o, k), {s} AS t "
+            "WHERE s.{ord} = p.o AND t.{ord} = p.k RETURNING s.{ord}, {same}",
+            taken=sql.Literal(taken), against=sql.Literal(against), same=self._same("s", "t"),
+        ).fetchall()  # fmt: skip
+        for ordinal, same in found:
+            unique = by[ordinal]
+            if same and (unique is self._identity or self._identity is None):
+                keys.duplicate += 1
+            elif on_conflict == "Update" and unique is self._identity:
+                keys.updated += 1
+            else:
+                keys.different[ordinal] = named("23505", constraint=unique.name)
+        return keys
+
+    def _clusters(self, unique: Unique) -> list[tuple[int, int]]:
+        """(ordinal, first ordinal with the same key) of the rows that share a key with another one."""
+        found = self._run(
+            "SELECT o, f FROM (SELECT {ord} AS o, first_value({ord}) OVER w AS f, count(*) OVER (PARTITION BY {key}) AS n "
+            "FROM {s} WHERE {whole} WINDOW w AS (PARTITION BY {key} ORDER BY {ord})) x WHERE n > 1 ORDER BY o",
+            key=columns(unique.columns),
+            whole=sql.SQL("true") if unique.nulls_not_distinct
+            else sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(c)) for c in unique.columns),
+        )  # fmt: skip
+        return [(o, f) for o, f in found]
+
+    def shares_key_with(self, others: list[Stage]) -> bool:
+        """Whether a row here and one in `others` (rows of the same batch that bring other columns) have one key."""
+        for unique in self._uniques():
+            for other in others:
+                if not set(unique.columns) <= set(other.given):
+                    continue
+                with self._hash_joins(True):
+                    row = self._run(
+                        "SELECT EXISTS (SELECT FROM {s} AS s JOIN {o} AS t ON {joined})",
+                        o=other.name,
+                        joined=self._joined(unique),
+                    ).fetchone()
+                if row and row[0]:
+                    return True
+        return False
+
+    def _index(self) -> None:
+        """On the ordinal, where single rows are looked for. CREATE … IF NOT EXISTS, as a savepoint may have undone it."""
+        self._run("CREATE INDEX IF NOT EXISTS {i} ON {s} ({ord})", i=sql.Identifier(f"{self._bare}_ord"))
 
     def _same(self, a: str, b: str) -> sql.Composed:
         """The columns that the rows bring have the same content in `a` and `b`."""
@@ -254,54 +386,40 @@ class Stage:
         ]
         return sql.SQL(" AND ").join(parts) if parts else sql.SQL("true").format()
 
-    def _inside(self, unique: Unique, keys: Keys, on_conflict: str) -> None:
-        """Several rows of the batch with one key: the first counts (Update: the last), the others are held against it."""
-        order = sql.SQL("DESC" if on_conflict == "Update" else "ASC")
-        found = self._run(
-            "WITH o AS (SELECT {ord}, first_value({ord}) OVER (PARTITION BY {key} ORDER BY {ord} {order}) AS kept FROM {s}) "
-            "DELETE FROM {s} AS s USING o, {s} AS k WHERE s.{ord} = o.{ord} AND o.kept <> o.{ord} AND k.{ord} = o.kept RETURNING s.{ord}, {same}",
-            key=columns(unique.columns), order=order, same=self._same("s", "k"),
-        )  # fmt: skip
-        self._sort(found, unique, keys, on_conflict)
-
-    def _existing(self, unique: Unique, keys: Keys, on_conflict: str) -> None:
+    def _existing(self, unique: Unique, keys: Keys, on_conflict: str, only: sql.Composable) -> None:
         same = self._same("s", "t")
         pretend = on_conflict == "Update" and self._target.apart
-        only = sql.SQL(" AND {}").format(same) if on_conflict == "Update" and not pretend else sql.SQL("")
+        if on_conflict == "Update" and not pretend:
+            only = sql.SQL("{} AND {}").format(only, same)
         found = self._run(
-            "WITH hit AS (DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} RETURNING s.{ord} AS o, {same} AS same) "
-            "SELECT count(*) FILTER (WHERE same), array_agg(o) FILTER (WHERE NOT same) FROM hit",
+            "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} RETURNING s.{ord}, {same}",
             join=equal("t", unique.columns, "s", unique.columns), only=only, same=same,
-        ).fetchone()  # fmt: skip
-        assert found is not None
-        keys.duplicate += found[0]
-        if pretend:
-            keys.updated += len(found[1] or ())
-            return
-        keys.different |= {o: named("23505", constraint=unique.name) for o in found[1] or ()}
+        )  # fmt: skip
+        for ordinal, is_same in found:
+            if is_same:
+                keys.duplicate += 1
+            elif pretend:
+                keys.updated += 1
+            else:
+                keys.different[ordinal] = named("23505", constraint=unique.name)
 
-    def _other_unique(self, unique: Unique, keys: Keys) -> None:
+    def _other_existing(self, unique: Unique, keys: Keys, only: sql.Composable) -> None:
         """Another key than the identity. Under Update the row that is about to be updated may of course have it itself."""
         own = (
             sql.SQL(" AND NOT ({})").format(equal("t", self._identity.columns, "s", self._identity.columns))
             if self._identity
             else sql.SQL("")
         )
-        same = sql.SQL("false") if self._identity else self._same("s", "t")
-        for found in (
-            self._run(
-                "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{own} RETURNING s.{ord}, {same}",
-                join=self._joined(unique), own=own, same=same,
-            ),
-            self._run(
-                "WITH o AS (SELECT {ord}, first_value({ord}) OVER (PARTITION BY {key} ORDER BY {ord}) AS kept FROM {s} WHERE {whole}) "
-                "DELETE FROM {s} AS s USING o, {s} AS t WHERE s.{ord} = o.{ord} AND o.kept <> o.{ord} AND t.{ord} = o.kept RETURNING s.{ord}, {same}",
-                key=columns(unique.columns), same=same,
-                whole=sql.SQL("true") if unique.nulls_not_distinct
-                else sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(c)) for c in unique.columns),
-            ),
-        ):  # fmt: skip
-            self._sort(found, unique, keys, "")
+        found = self._run(
+            "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{own}{only} RETURNING s.{ord}, {same}",
+            join=self._joined(unique), own=own, only=only,
+            same=sql.SQL("false") if self._identity else self._same("s", "t"),
+        )  # fmt: skip
+        for ordinal, is_same in found:
+            if is_same:
+                keys.duplicate += 1
+            else:
+                keys.different[ordinal] = named("23505", constraint=unique.name)
 
     def _joined(self, unique: Unique) -> sql.Composed:
         if not unique.nulls_not_distinct:
@@ -312,24 +430,20 @@ class Stage:
         ]
         return sql.SQL(" AND ").join(pairs)
 
-    @staticmethod
-    def _sort(found: Iterable[tuple[Any, ...]], unique: Unique, keys: Keys, on_conflict: str) -> None:
-        for ordinal, same in dict(found).items():  # a row may match several: once is enough
-            if same:
-                keys.duplicate += 1
-            elif on_conflict == "Update":
-                keys.updated += 1
-            else:
-                keys.different[ordinal] = named("23505", constraint=unique.name)
-
     # -- rows that go in -----------------------------------------------------------------------------------------------
 
     def ordinals(self) -> list[int]:
         return [row[0] for row in self._run("SELECT {ord} FROM {s} ORDER BY 1")]
 
-    def update(self, low: int | None = None, high: int | None = None) -> list[int]:
-        """Updates the rows that are there (policy Update) from the stage's rows, or those with low <= ordinal <= high.
-        -> their ordinals"""
+    def count(self) -> int:
+        row = self._run("SELECT count(*) FROM {s}").fetchone()
+        return int(row[0]) if row else 0
+
+    def _which(self, which: list[int] | None) -> sql.Composable:
+        return sql.SQL("true") if which is None else sql.SQL("s.{} = ANY ({})").format(self.ord, sql.Literal(which))
+
+    def update(self, which: list[int] | None = None) -> list[int]:
+        """Updates the rows that are there (policy Update) from the stage's rows, or those in `which`. -> their ordinals"""
         fixed = {c.name for c in self.table.columns if c.identity == "a"} | set(
             self._identity.columns if self._identity else ()
         )
@@ -340,28 +454,43 @@ class Stage:
             sql.SQL("{} = {}").format(sql.Identifier(n), sql.Identifier("s", n)) for n in settable
         )
         found = self._run(
-            "UPDATE {w} AS t SET {assign} FROM {s} AS s WHERE {join}{only} RETURNING s.{ord}",
+            "UPDATE {w} AS t SET {assign} FROM {s} AS s WHERE {join} AND {which} RETURNING s.{ord}",
             w=self._target.write, assign=assign, join=equal("t", self._identity.columns, "s", self._identity.columns),
-            only=sql.SQL("") if low is None else sql.SQL(" AND s.{} BETWEEN {} AND {}").format(ORD, sql.Literal(low), sql.Literal(high)),
+            which=self._which(which),
         )  # fmt: skip
         return [row[0] for row in found]
 
-    def insert_clause(self, low: int | None = None, high: int | None = None) -> sql.Composed:
+    def insert_clause(self, which: list[int] | None = None) -> sql.Composed:
         """`INSERT INTO t (…) OVERRIDING SYSTEM VALUE SELECT … FROM stage`, in the file's order."""
-        only = (
-            sql.SQL("")
-            if low is None
-            else sql.SQL("WHERE {} BETWEEN {} AND {} ").format(ORD, sql.Literal(low), sql.Literal(high))
-        )
-        return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} {}ORDER BY {}").format(
-            self._target.write, columns(self.given), columns(self.given), self.name, only, ORD
+        given = sql.SQL(" ({})").format(columns(self.given)) if self.given else sql.SQL("")
+        return sql.SQL("INSERT INTO {}{} OVERRIDING SYSTEM VALUE SELECT {} FROM {} AS s WHERE {} ORDER BY s.{}").format(
+            self._target.write, given, columns(self.given, "s"), self.name, self._which(which), self.ord
         )
 
-    def insert(self, low: int | None = None, high: int | None = None) -> int:
-        return self._conn.execute(self.insert_clause(low, high)).rowcount
+    def insert(self, which: list[int] | None = None) -> int:
+        """-> how many rows the server says it took"""
+        return self._conn.execute(self.insert_clause(which)).rowcount
 
-    def remove(self, ordinals: Iterable[int]) -> None:
-        self._run("DELETE FROM {s} WHERE {ord} = ANY ({which})", which=sql.Literal(list(ordinals)))
+    def absent(self) -> list[int] | None:
+        """After `insert`: ordinals of the rows whose key the table has not; None where there is no key to tell by."""
+        if self._identity is None:
+            return None
+        return [
+            row[0]
+            for row in self._run(
+                "SELECT s.{ord} FROM {s} AS s WHERE NOT EXISTS (SELECT FROM {t} AS t WHERE {join})",
+                join=equal("t", self._identity.columns, "s", self._identity.columns),
+            )
+        ]
+
+    def is_identity(self, constraint: str) -> bool:
+        return self._identity is not None and self._identity.name == constraint
+
+    def remove(self, ordinals: list[int]) -> None:
+        if len(ordinals) > 1:
+            self._index()
+        if ordinals:
+            self._run("DELETE FROM {s} WHERE {ord} = ANY ({which})", which=sql.Literal(ordinals))
 
     def compare(self) -> tuple[int, int, list[int]]:
         """(same, different, missing): how many of the rows the table has with the same content, how many with other
@@ -370,10 +499,10 @@ class Stage:
             there = sql.SQL("t.{} IS NOT NULL").format(sql.Identifier(self._identity.columns[0]))
             join, same = equal("t", self._identity.columns, "s", self._identity.columns), self._same("s", "t")
             source = sql.SQL("SELECT s.{} AS o, {} AS there, {} AS same FROM {} AS s LEFT JOIN {} AS t ON {}")
-            rows = source.format(ORD, there, same, self.name, self._target.read, join)
+            rows = source.format(self.ord, there, same, self.name, self._target.read, join)
         else:
             found = sql.SQL("EXISTS (SELECT FROM {} t WHERE {})").format(self._target.read, self._same("s", "t"))
-            rows = sql.SQL("SELECT s.{} AS o, {} AS there, true AS same FROM {} AS s").format(ORD, found, self.name)
+            rows = sql.SQL("SELECT s.{} AS o, {} AS there, true AS same FROM {} AS s").format(self.ord, found, self.name)
         row = self._run(
             "SELECT count(*) FILTER (WHERE there AND same), count(*) FILTER (WHERE there AND NOT same), "
             "array_agg(o) FILTER (WHERE NOT there) FROM ({rows}) x",
@@ -398,13 +527,41 @@ def _identity(table: Table, given: tuple[str, ...]) -> Unique | None:
     return None
 
 
-def _blamed(error: psycopg.Error, lines: list[Line]) -> int | None:
+def _blamed(error: psycopg.Error, name: str, lines: list[Line]) -> int | None:
     """Index of the line that the error's context names. CSV lines are counted physically: quoted fields may hold newlines."""
-    number = copy_place(error)[0]
-    if not number or (error.sqlstate or "")[:2] not in ("22", "23", "54"):
+    number = copy_line(error, name)
+    if not number:
         return None
     for index, (_, line) in enumerate(lines):
         number -= 1 + line.count(b"\n")
         if number <= 0:
             return index
     return None
+
+
+def beaten(
+    uniques: Iterable[tuple[Unique, bool, list[tuple[int, int]]]], last_wins: bool
+) -> Iterator[tuple[int, int, Unique]]:
+    """(ordinal, ordinal that has the key, key) of the rows that lose one when rows come one after the other. `uniques`:
+    (key, whether it is the identity, its clusters (ordinal, name of the cluster)). A row that lost one key holds no other.
+    """
+    clusters: dict[int, list[tuple[Unique, bool, int]]] = {}
+    for unique, identity, rows in uniques:
+        for ordinal, cluster in rows:
+            clusters.setdefault(ordinal, []).append((unique, identity, cluster))
+    holders: dict[tuple[str, int], int] = {}
+    for ordinal in sorted(clusters):
+        mine = clusters[ordinal]
+        older = next((holders.get((u.name, c)) for u, identity, c in mine if identity), None) if last_wins else None
+        for unique, _, cluster in mine:
+            holder = holders.get((unique.name, cluster))
+            if holder is not None and holder != older:
+                yield ordinal, holder, unique
+                break
+        else:
+            if older is not None:
+                yield older, ordinal, next(u for u, identity, _ in mine if identity)
+                for unique, _, cluster in clusters[older]:
+                    if holders.get((unique.name, cluster)) == older:
+                        del holders[unique.name, cluster]
+            holders |= {(unique.name, cluster): ordinal for unique, _, cluster in mine}

@@ -62,7 +62,7 @@ class Workbench:
         self._plans = {p.name: p for p in plans}
         self._groups = {p.name: p.group for p in plans}
         self._relations = relations or Relations()
-        self._home = stage_home
+        self.stage_home = stage_home
         self._loaders: dict[str, TaskLoader] = {}
         self._was_empty: dict[str, bool] | None = None
         session.on_retry = ledger.count_retry
@@ -75,7 +75,7 @@ class Workbench:
         )
         return Ladder(
             plan, self._relations, self.spec.on_conflict, inner=inner, staged=not self._empty(table),
-            always_staged=self.spec.mode == "DryRun", home=self._home,
+            always_staged=self.spec.mode == "DryRun", home=self.stage_home,
             explain=explainer(self.emit, table),
         )  # fmt: skip
 
