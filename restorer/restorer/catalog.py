@@ -56,7 +56,7 @@ WHERE i.indrelid = ANY (%s::oid[]) AND i.indisunique AND i.indislive ORDER BY NO
 
 _FOREIGN_KEYS = """
 SELECT o.conrelid::bigint AS oid, o.conname AS name, n.nspname AS schema, c.relname AS table, rn.nspname AS to_schema, rc.relname AS to_table,
-       o.confmatchtype::text AS match, o.confdeltype = 'c' AS cascade, 
+       o.confmatchtype::text AS match, o.confdeltype = 'c' AS cascade,
        has_table_privilege(rc.oid, 'SELECT') AND NOT row_security_active(rc.oid) AS readable,
        ARRAY(SELECT a.attname::text FROM unnest(o.conkey) WITH ORDINALITY k(num, pos)
              JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num ORDER BY k.pos) AS columns,

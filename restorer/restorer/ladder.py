@@ -20,7 +20,7 @@ from psycopg import sql
 from .batch import Batch, Outcome
 from .connection import Connection, kind_of
 from .convert import Converter
-from .model import ColumnPlan, Problem, TablePlan, copy_order
+from .model import ColumnPlan, Problem, TablePlan
 from .orphans import prune
 from .piece import Piece
 from .problems import SUPPRESSED, problem_of
@@ -138,7 +138,8 @@ class Ladder:
             outcome.converted_badly = rejected > 0
             for stage in stages:
                 self._merge(conn, stage, outcome, blind=blind)
-            if copied + outcome.counters.inserted + rejected < batch.records + copied and others:
+            c = outcome.counters
+            if c.duplicate or c.conflict or c.updated or any(p.sqlstate == "23505" for p in outcome.rejects.values()):
                 raise _Mixed  # a key that is there may be one that came later in the file
         outcome.converted_badly = outcome.converted_badly or bool(outcome.rejects)
 
@@ -175,9 +176,7 @@ class Ladder:
 
     # -- converting ----------------------------------------------------------------------------------------------------
 
-    def convert(
-        self, batch: Batch, outcome: Outcome, exact: bool, others: Others
-    ) -> Iterator[list[Line]]:
+    def convert(self, batch: Batch, outcome: Outcome, exact: bool, others: Others) -> Iterator[list[Line]]:
         """The lines of the records that bring all planned columns, piece by piece."""
         names = self.converter.columns
         for start, piece in batch:
@@ -218,9 +217,7 @@ class Ladder:
             problem = rows.problems[0]
         outcome.rejects[index] = problem
 
-    def line_of(
-        self, piece: Piece, index: int, outcome: Outcome, others: Others
-    ) -> None:
+    def line_of(self, piece: Piece, index: int, outcome: Outcome, others: Others) -> None:
         """The line of a piece of one record, under the shape that it brings; or its Problem in `outcome`."""
         rows, names = self.converter.exact(piece), self.converter.columns
         if rows.problems:
@@ -359,8 +356,9 @@ def partial(plan: TablePlan) -> TablePlan:
     def keep(c: ColumnPlan) -> ColumnPlan:
         return msgspec.structs.replace(c, column=msgspec.structs.replace(c.column, has_default=True))
 
-    seen = tuple(keep(c) for c in plan.columns)
-    return msgspec.structs.replace(plan, columns=copy_order(seen))
+    return msgspec.structs.replace(
+        plan, columns=tuple(keep(c) for c in plan.columns), late=tuple(keep(c) for c in plan.late)
+    )
 
 
 def _without(names: Shape, defaults: tuple[int, ...]) -> Shape:

@@ -143,12 +143,13 @@ class Ledger:
                 self.q("INSERT INTO {target} (run, owner) VALUES (%s, %s) ON CONFLICT DO NOTHING"),
                 (self.run, self.owner),
             )
+            # Locked first and read then: a join that waits for the lock would see the new holder beside the old owner.
+            conn.execute(self.q("SELECT FROM {target} FOR UPDATE"))
             row = conn.execute(
                 self.q(
                     "SELECT t.run, t.owner = %s OR o.owner IS NULL OR o.lease_until < clock_timestamp() OR (t.run = %s AND "
                     + _GONE
-                    + ") "
-                    "FROM {target} t LEFT JOIN {owners} o ON o.owner = t.owner FOR UPDATE OF t"
+                    + ") FROM {target} t LEFT JOIN {owners} o ON o.owner = t.owner"
                 ),
                 (self.owner, self.run),
             ).fetchone()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +15,8 @@ from .model import Column, ColumnPlan, ForeignKey, Table, TableFile, TablePlan, 
 from .naming import PrismaModel, closest, match
 from .spec import Mapping as TableMapping
 from .spec import RestoreSpec
+
+K = TypeVar("K", bound=Any)  # hashable and ordered
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -66,7 +69,8 @@ def make_plan(
                 "exclude one with tables.exclude or map it with tables.mappings"
             )
             continue
-        plans[target] = _plan_table(sample, tables[target], mapping, model, problems, warnings)
+        keeps = spec.on_conflict == "Update"
+        plans[target] = _plan_table(sample, tables[target], mapping, model, problems, keeps)
     if not plans and not problems:
         problems.append("no table file is left to load: check tables.include and tables.exclude")
     warnings += _surroundings(plans, tables)
@@ -100,8 +104,9 @@ def _plan_table(
     mapping: TableMapping | None,
     model: PrismaModel | None,
     problems: list[str],
-    warnings: list[str],
+    keeps: bool,
 ) -> TablePlan:
+    """`keeps`: a missing key leaves a column as it is (policy Update), so that one never seen is not written at all."""
     columns = {c.name: c for c in table.columns}
     seen: dict[str, ColumnPlan] = {}
     ignored: list[str] = []
@@ -131,7 +136,7 @@ def _plan_table(
         if column.name in seen or column.generated:
             continue
         planned = ColumnPlan(_expected_key(column, model), column)
-        (late if column.has_default else absent).append(planned)
+        (late if column.has_default or keeps else absent).append(planned)
         if sample.records and column.not_null and not column.has_default:
             problems.append(
                 f"column {table.name}.{column.name} is NOT NULL without a default, and no record of file "
@@ -197,34 +202,40 @@ def _inside(fk: ForeignKey, plans: Mapping[str, TablePlan]) -> bool:
     return fk.to_table in plans and fk.to_schema == plans[fk.to_table].table.schema
 
 
-def components(edges: Mapping[str, set[str]]) -> list[list[str]]:
-    """Strongly connected components, each after those it points at (Tarjan 1972, without recursion)."""
-    index: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[str] = []
-    found: list[list[str]] = []
+def components(edges: Mapping[K, set[K]]) -> list[list[K]]:
+    """Strongly connected components, each after those it points at (Tarjan 1972, without recursion). Linear but for
+    sorting."""
+    index: dict[K, int] = {}
+    low: dict[K, int] = {}
+    stack: list[K] = []
+    waiting: set[K] = set()  # what is on the stack
+    found: list[list[K]] = []
     for root in sorted(edges):
         if root in index:
             continue
         work = [(root, iter(sorted(edges[root])))]
         index[root] = low[root] = len(index)
         stack.append(root)
+        waiting.add(root)
         while work:
             node, targets = work[-1]
             for to in targets:
                 if to not in index:
                     index[to] = low[to] = len(index)
                     stack.append(to)
+                    waiting.add(to)
                     work.append((to, iter(sorted(edges[to]))))
                     break
-                if to in stack:
+                if to in waiting:
                     low[node] = min(low[node], index[to])
             else:
                 work.pop()
                 if work:
                     low[work[-1][0]] = min(low[work[-1][0]], low[node])
                 if low[node] == index[node]:
-                    cut = stack.index(node)
-                    found.append(stack[cut:])
-                    del stack[cut:]
+                    group = [stack.pop()]
+                    while group[-1] != node:
+                        group.append(stack.pop())
+                    waiting.difference_update(group)
+                    found.append(group[::-1])
     return found

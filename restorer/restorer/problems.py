@@ -72,4 +72,6 @@ def _copy_column(error: psycopg.Error, columns: Iterable[str], relation: str) ->
 
 
 def _place(error: psycopg.Error, relation: str) -> re.Match[str] | None:
-    return re.search(rf"(?:^|\n)COPY {re.escape(relation)}, [^\d,]*(\d+)[^\d,]*(?:, \S+ (.*))?", error.diag.context or "", re.S)
+    return re.search(
+        rf"(?:^|\n)COPY {re.escape(relation)}, [^\d,]*(\d+)[^\d,]*(?:, \S+ (.*))?", error.diag.context or "", re.S
+    )

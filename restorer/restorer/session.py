@@ -20,12 +20,13 @@ T = TypeVar("T")
 # What a value means must not depend on the role's or the database's settings. Nothing here outlives the transaction, so
 # a pooler may hand every transaction to another backend. synchronous_commit: ledger and rows are lost together, or not
 # at all; the last commit of a run waits. Deferrable constraints are checked by the statement, where a row can be blamed.
-_BEGIN = """BEGIN; SET LOCAL synchronous_commit = off; SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD';
+_BEGIN = """BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off; SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD';
 SET LOCAL IntervalStyle = 'postgres'; SET LOCAL lc_monetary = 'C'; SET LOCAL idle_in_transaction_session_timeout = 0;
-SET LOCAL client_min_messages = 'error'; SET CONSTRAINTS ALL IMMEDIATE"""
+SET LOCAL client_min_messages = 'error'; SET LOCAL array_nulls = on; SET LOCAL xmloption = 'content';
+SET LOCAL extra_float_digits = 1; SET CONSTRAINTS ALL IMMEDIATE"""
 # A batch is small beside the table it is held against: without these a planner with no statistics reads the whole table
 # for every batch instead of asking its index.
-_STAGED = "; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL random_page_cost = 1; SET LOCAL jit = off"
+_STAGED = "; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL random_page_cost = 1; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'"
 
 
 class Session:

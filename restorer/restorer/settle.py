@@ -20,10 +20,13 @@ from .connection import Connection, kind_of
 from .events import BatchLoaded, Emit
 from .ladder import Ladder
 from .ledger import Ledger
-from .model import Problem, TablePlan
+from .model import TablePlan
+from .orphans import Graph, Node, prune
 from .piece import Piece
+from .plan import components
+from .problems import SUPPRESSED, problem_of
 from .session import Session
-from .stage import Line, Stage
+from .stage import Line, Stage, Suppressed
 from .tasks import Tasks
 
 _CHUNK = 1000
@@ -75,70 +78,118 @@ class Settler:
         every = [s for _, s in stages]
         for plan, stage in stages:
             outcomes[plan.name].rejects |= stage.screen()
-        self._prune(stages, every, outcomes)
+        self._prune(stages, outcomes)
         for plan, stage in stages:
             ladder = self._ladder(plan.name)
-            ladder.settle_keys(stage.keys(ladder.on_conflict), outcomes[plan.name])
-        self._prune(stages, every, outcomes)
+            ladder.settle_keys(stage.existing(ladder.on_conflict), outcomes[plan.name])
         try:
             with conn.transaction():
-                updated = {id(s): self._ladder(p.name).update_existing(s) for p, s in stages}
-                inserted = self._insert_together(conn, every)
-            for plan, stage in stages:
-                outcomes[plan.name].counters.updated += updated[id(stage)]
-                outcomes[plan.name].counters.inserted += inserted[id(stage)]
-        except psycopg.Error as error:
-            if kind_of(error) != "record":
+                done = {name: Outcome(rejects={}, deferred=[]) for name in outcomes}
+                for plan, stage in stages:
+                    ladder = self._ladder(plan.name)
+                    ladder.settle_keys(stage.inside(ladder.on_conflict), done[plan.name])
+                self._prune(stages, done)
+                self._write(conn, stages, done, {})
+            for name, outcome in done.items():
+                outcomes[name].absorb(outcome)
+        except (psycopg.Error, Suppressed) as error:
+            if isinstance(error, psycopg.Error) and kind_of(error) != "record":
                 raise
-            self._one_by_one(conn, stages, outcomes)
+            self._by_units(conn, stages, outcomes)
+        for stage in every:
+            stage.drop()
         return outcomes
 
-    def _prune(self, stages: list[tuple[TablePlan, Stage]], every: list[Stage], outcomes: dict[str, Outcome]) -> None:
-        found = True
-        while found:
-            found = False
-            for plan, stage in stages:
-                if orphans := stage.inner_orphans(every):
-                    outcomes[plan.name].rejects |= orphans
-                    found = True
+    def _prune(self, stages: list[tuple[TablePlan, Stage]], outcomes: dict[str, Outcome]) -> None:
+        for (plan, _), orphans in zip(stages, prune([s for _, s in stages]), strict=True):
+            outcomes[plan.name].rejects |= orphans
 
-    def _insert_together(self, conn: Connection, stages: list[Stage]) -> dict[int, int]:
-        """-> rows inserted by stage"""
-        if not stages:
-            return {}
-        parts = [
-            sql.SQL("i{} AS ({} RETURNING 1)").format(sql.SQL(str(n)), s.insert_clause()) for n, s in enumerate(stages)
-        ]
-        counts = [sql.SQL("(SELECT count(*) FROM i{})").format(sql.SQL(str(n))) for n in range(len(stages))]
-        row = conn.execute(
-            sql.SQL("WITH {} SELECT {}").format(sql.SQL(", ").join(parts), sql.SQL(", ").join(counts))
-        ).fetchone()
-        assert row is not None
-        return {id(s): int(n) for s, n in zip(stages, row, strict=True)}
-
-    def _one_by_one(
-        self, conn: Connection, stages: list[tuple[TablePlan, Stage]], outcomes: dict[str, Outcome]
+    def _write(
+        self,
+        conn: Connection,
+        stages: list[tuple[TablePlan, Stage]],
+        outcomes: dict[str, Outcome],
+        which: dict[int, list[int]],
     ) -> None:
-        """A row that a trigger (or the like) refuses spoils the one statement: then in halves, pass after pass, parents
-        before children; rows that still wait when a pass moves nothing have lost their parents."""
-        waiting: dict[int, dict[int, Problem]] = {}
-        moved = True
-        while moved:
-            moved = False
-            for plan, stage in stages:
-                outcome, left = outcomes[plan.name], stage.ordinals()
-                outcome.needed("Row")
-                waiting[id(stage)] = {}
-                inserted, updated = self._ladder(plan.name).halve(
-                    conn, stage, left, outcome, waiting[id(stage)], keep=True
-                )
-                outcome.counters.inserted += inserted
-                outcome.counters.updated += updated
-                moved = moved or inserted + updated > 0
-        for plan, stage in stages:
-            outcomes[plan.name].rejects |= waiting[id(stage)]
+        """Updates what is there and inserts the rest by one statement: all rows of `stages`, or (`which`: number of the
+        stage -> ordinals) some. Raises Suppressed when fewer went in."""
+        parts: list[tuple[TablePlan, Stage, list[int] | None]] = [
+            (plan, stage, which.get(n)) for n, (plan, stage) in enumerate(stages) if not which or n in which
+        ]
+        given = []
+        for plan, stage, some in parts:
+            updated = self._ladder(plan.name).update_existing(stage, some)
+            outcomes[plan.name].counters.updated += updated
+            given.append(stage.count() if some is None else len(some) - updated)
+        if not sum(given):
+            return
+        clauses = [
+            sql.SQL("i{} AS ({} RETURNING 1)").format(sql.SQL(str(n)), stage.insert_clause(some))
+            for n, (_, stage, some) in enumerate(parts)
+        ]
+        counts = [sql.SQL("(SELECT count(*) FROM i{})").format(sql.SQL(str(n))) for n in range(len(parts))]
+        row = conn.execute(
+            sql.SQL("WITH {} SELECT {}").format(sql.SQL(", ").join(clauses), sql.SQL(", ").join(counts))
+        ).fetchone()
+        if row is None or list(row) != given:
+            raise Suppressed
+        for (plan, _, _), inserted in zip(parts, row, strict=True):
+            outcomes[plan.name].counters.inserted += inserted
 
-    # -- records ---------------------------------------------------------------------------------------------------------
+    def _by_units(self, conn: Connection, stages: list[tuple[TablePlan, Stage]], outcomes: dict[str, Outcome]) -> None:
+        """A row that a trigger (or the like) refuses spoils the one statement. A unit is a row, or rows that refer to each
+        other in a ring and can only go in together; units in halves, parents before children, until the bad ones stand
+        alone. A child of a bad one has lost its parent then."""
+        every = [s for _, s in stages]
+        graph = Graph(every)
+        parents = graph.parents()
+        edges = {
+            (n, ordinal): parents.get((n, ordinal), set()) for n, s in enumerate(every) for ordinal in s.ordinals()
+        }
+        units = components(edges)
+        for outcome in outcomes.values():
+            outcome.needed("Row")
+        work = [(0, len(units))]
+        while work:
+            start, stop = work.pop()
+            if start == stop:
+                continue
+            which: dict[int, list[int]] = {}
+            for number, ordinal in (row for unit in units[start:stop] for row in unit):
+                which.setdefault(number, []).append(ordinal)
+            try:
+                with conn.transaction():
+                    done = {name: Outcome(rejects={}, deferred=[]) for name in outcomes}
+                    self._write(conn, stages, done, which)
+                    for number, ordinals in which.items():
+                        every[number].remove(ordinals)
+                for name, outcome in done.items():
+                    outcome.levels["Row"] += outcome.counters.inserted + outcome.counters.updated
+                    outcomes[name].absorb(outcome)
+            except (psycopg.Error, Suppressed) as error:
+                if isinstance(error, psycopg.Error) and kind_of(error) != "record":
+                    raise
+                if stop - start > 1:
+                    middle = (start + stop) // 2
+                    work += [(middle, stop), (start, middle)]
+                    continue
+                self._blame(units[start], error, stages, outcomes)
+
+    def _blame(
+        self,
+        unit: list[Node],
+        error: psycopg.Error | Suppressed,
+        stages: list[tuple[TablePlan, Stage]],
+        outcomes: dict[str, Outcome],
+    ) -> None:
+        for number, ordinal in unit:
+            plan, stage = stages[number]
+            outcome = outcomes[plan.name]
+            self._ladder(plan.name).blame(ordinal, error, stage, outcome)
+            for lost in outcome.deferred:  # what it waited for never came
+                outcome.rejects[lost] = problem_of(error) if isinstance(error, psycopg.Error) else SUPPRESSED
+            outcome.deferred.clear()
+            stage.remove([ordinal])
 
     def _fill(self, conn: Connection, plan: TablePlan, number: int, outcome: Outcome) -> list[Stage]:
         """Stages of one table, one per shape of record. The ordinal in the stage is the row's id in `deferred`."""

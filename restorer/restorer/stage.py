@@ -84,7 +84,9 @@ class Stage:
         self._conn, self.table, self._relations, self.given, self._inner = conn, table, relations, given, inner
         self._target = relations.of(table)
         own = {c.name for c in table.columns}
-        self.ord = sql.Identifier(next(o for o in ("dbrestore ord", "dbrestore ord 2", "dbrestore ord 3") if o not in own))
+        self.ord = sql.Identifier(
+            next(o for o in ("dbrestore ord", "dbrestore ord 2", "dbrestore ord 3") if o not in own)
+        )
         self.size = 0  # lines that were copied in
         name = f"dbrestore_stage_{number}"
         self._bare = f"{name}_{conn.info.backend_pid}" if home else name
@@ -131,7 +133,9 @@ class Stage:
                 kept.extend(chunk)
             return self._isolate(copy, names, kept, _blamed(error, self._bare, kept))
 
-    def _isolate(self, copy: sql.Composed, names: tuple[str, ...], lines: list[Line], at: int | None) -> dict[int, Problem]:
+    def _isolate(
+        self, copy: sql.Composed, names: tuple[str, ...], lines: list[Line], at: int | None
+    ) -> dict[int, Problem]:
         """Steps from one unreadable line to the next. What is sent at once grows while all goes well and shrinks where
         it does not, so that neither one bad line nor nothing but bad lines are sent over and over again. `at`: the first
         one's place, where the error told it (its words may be of any language)."""
@@ -162,7 +166,9 @@ class Stage:
             for lines in chunks:
                 for at in range(0, len(lines), 500):
                     part = lines[at : at + 500]
-                    out.write(b"".join([b"%d,%b\n" % line for line in part] if some else [b"%d\n" % n for n, _ in part]))
+                    out.write(
+                        b"".join([b"%d,%b\n" % line for line in part] if some else [b"%d\n" % n for n, _ in part])
+                    )
         self.size += max(0, cur.rowcount)
 
     # -- rows that cannot go in --------------------------------------------------------------------------------------
@@ -502,7 +508,9 @@ class Stage:
             rows = source.format(self.ord, there, same, self.name, self._target.read, join)
         else:
             found = sql.SQL("EXISTS (SELECT FROM {} t WHERE {})").format(self._target.read, self._same("s", "t"))
-            rows = sql.SQL("SELECT s.{} AS o, {} AS there, true AS same FROM {} AS s").format(self.ord, found, self.name)
+            rows = sql.SQL("SELECT s.{} AS o, {} AS there, true AS same FROM {} AS s").format(
+                self.ord, found, self.name
+            )
         row = self._run(
             "SELECT count(*) FILTER (WHERE there AND same), count(*) FILTER (WHERE there AND NOT same), "
             "array_agg(o) FILTER (WHERE NOT there) FROM ({rows}) x",

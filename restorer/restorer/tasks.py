@@ -136,8 +136,8 @@ class Tasks:
                             p.reason,
                             p.sqlstate,
                             p.constraint,
-                            p.column,
-                            p.message,
+                            _storable(p.column),
+                            _storable(p.message),
                         )
                     )
 
@@ -283,3 +283,8 @@ def taken_over(run: str) -> Unavailable:
         "if that was not meant, look for a second restore",
         reason="TakenOver",
     )
+
+
+def _storable(text: str) -> str:
+    """A key of a record may hold what no text column takes."""
+    return text.replace("\x00", "\\u0000").encode("utf-8", "backslashreplace").decode()
