@@ -19,7 +19,7 @@ class Event(msgspec.Struct, tag=True, frozen=True):
 
 
 class TableStart(msgspec.Struct, frozen=True):
-    """A table as the run (or its resumption) finds it. `bytes`: size of its file (compressed size for .gz/.zst)."""
+    """A table as the run (or its resumption) finds it. `bytes`: length of its file (of .gz/.zst: decompressed)."""
 
     name: str
     bytes: int

@@ -43,7 +43,7 @@ def ends(path: str, compression: Compression) -> tuple[bytes, bytes, str]:
     if not stat.S_ISREG(told.st_mode):
         raise OSError(0, "it is not a regular file")
     if compression:
-        return _read_through(path, compression, told.st_size, told.st_mtime_ns)
+        return _read_through(path, compression, told.st_size, told.st_mtime_ns)[:3]
     with open(path, "rb") as f:
         head = f.read(HEAD)
         f.seek(max(0, told.st_size - HEAD))
@@ -51,16 +51,24 @@ def ends(path: str, compression: Compression) -> tuple[bytes, bytes, str]:
 
 
 @lru_cache(maxsize=256)
-def _read_through(path: str, compression: Compression, size: int, mtime: int) -> tuple[bytes, bytes, str]:
+def _read_through(path: str, compression: Compression, size: int, mtime: int) -> tuple[bytes, bytes, str, int]:
     head = tail = b""
+    length = 0
     if size == 0:
-        return b"", b"", ""
+        return b"", b"", "", 0
     with Source(path, compression) as source:
         while data := source.read(READ):
             if len(head) < HEAD:
                 head += data[: HEAD - len(head)]
+            length += len(data)
             tail = (tail + data)[-HEAD:]
-        return head, tail, source.problem
+        return head, tail, source.problem, length
+
+
+def unpacked_bytes(file: TableFile) -> int:
+    """The length of the decompressed file (which `check_file` has read through by then)."""
+    told = os.stat(file.path)
+    return _read_through(file.path, file.compression, told.st_size, told.st_mtime_ns)[3]
 
 
 def _problem(file: TableFile) -> str | None:

@@ -231,7 +231,7 @@ class Ledger:
                         position,
                         plan.group,
                         list(plan.after),
-                        plan.file.size,
+                        plan.file.stream_bytes,
                         was_empty[plan.name],
                         not cut,
                         plan.file.expected_records,

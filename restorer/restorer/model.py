@@ -25,6 +25,12 @@ class TableFile(msgspec.Struct, frozen=True):
     compression: Compression = ""
     member: tuple[str, ...] = ()
     expected_records: int | None = None  # from the manifest
+    unpacked: int = 0  # bytes of the decompressed file, once preflight knows; 0 when it is not compressed
+
+    @property
+    def stream_bytes(self) -> int:
+        """What offsets run up to."""
+        return self.unpacked or self.size
 
 
 class ColumnType(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from . import backup, catalog, clean, naming, plan, reader
 from .catalog import Server
 from .connection import Connection, target_label
 from .errors import Refused, RestoreError
+from .filecheck import unpacked_bytes
 from .model import TableFile
 from .plan import Plan, Sample
 from .snapshot import Snapshot
@@ -49,6 +50,8 @@ def prepare(conn: Connection, spec: RestoreSpec, snapshot: Snapshot, *, conninfo
         if wrong := backup.check_file(file):
             problems.append(wrong)
             continue
+        if file.compression:
+            file = msgspec.structs.replace(file, unpacked=unpacked_bytes(file))
         try:
             samples.append(sample(file))
         except RestoreError as error:
