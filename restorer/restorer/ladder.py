@@ -233,13 +233,14 @@ class Ladder:
             raise Suppressed
         copy = sql.SQL("COPY {} ({}) FROM STDIN {}").format(self._target.write, columns(names), COPY_OPTIONS)
         sent = 0
-        with conn.cursor() as cur, cur.copy(copy) as out:
-            for lines in chunks:
-                if lines:
-                    out.write(b"\n".join([line for _, line in lines]) + b"\n")
-                    sent += len(lines)
-        if cur.rowcount != sent:
-            raise Suppressed
+        with conn.cursor() as cur:
+            with cur.copy(copy) as out:
+                for lines in chunks:
+                    if lines:
+                        out.write(b"\n".join([line for _, line in lines]) + b"\n")
+                        sent += len(lines)
+            if cur.rowcount != sent:  # asked while the cursor is open: a closed one has forgotten
+                raise Suppressed
         return sent
 
     def stage(self, conn: Connection, given: Shape, number: int) -> Stage:
