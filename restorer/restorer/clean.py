@@ -63,7 +63,7 @@ def clean(session: Session, ledger: Ledger, spec: RestoreSpec, plans: tuple[Tabl
     """Empties the tables, in one transaction with the mark that says so in the ledger."""
 
     def step(_: Connection) -> None:
-        with session.transaction() as conn:
+        with session.transaction(durable=True) as conn:
             conn.execute(_LOCK_TIMEOUT)
             conn.execute(statement(spec.cleanup, plans))
             ledger.mark(conn, MARK)

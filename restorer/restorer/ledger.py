@@ -177,8 +177,10 @@ class Ledger:
         conn.execute(
             self.q(
                 "DELETE FROM {owners} o WHERE o.run = %s AND o.owner <> %s AND (o.lease_until < clock_timestamp() OR "
+                # After a crash of the server no backend is left, and who holds the target comes back in seconds.
+                "(NOT EXISTS (SELECT FROM {target} t WHERE t.owner = o.owner) AND "
                 + _GONE
-                + ")"
+                + "))"
             ),
             (self.run, self.owner),
         )
@@ -202,6 +204,7 @@ class Ledger:
         """Writes the new run with its tables and their first tasks, all or nothing. `split`: tables that the splitter
         cuts into segments; their tasks come one by one."""
         with conn.transaction():
+            conn.execute("SET LOCAL synchronous_commit = on")
             conn.execute(
                 self.q(
                     "INSERT INTO {runs} (run, spec_hash, spec, snapshot, fingerprint, bytes, warnings, retain_days) "
@@ -269,6 +272,13 @@ class Ledger:
             ),
             (warning, self.run, warning),
         )
+
+    def make_durable(self, conn: Connection) -> None:
+        """Returns once everything committed so far is on the server's disk: batches do not wait for it, and a crash takes
+        back the last of them."""
+        with conn.transaction():
+            conn.execute("SET LOCAL synchronous_commit = on")
+            conn.execute(self.q("UPDATE {runs} SET attempts = attempts WHERE run = %s"), (self.run,))
 
     def count_retry(self, conn: Connection) -> None:
         conn.execute(self.q("UPDATE {runs} SET retries = retries + 1 WHERE run = %s"), (self.run,))

@@ -62,6 +62,8 @@ class TaskLoader:
             self._fail(task, source.error)
         else:
             self._session.retrying(lambda conn: self._finish(conn, task), what=f"table {task.table}")
+            if task.deferred:
+                self._emit(TableChanged(task.table, "Deferred"))
 
     def _fail(self, task: Task, error: LoadFailed) -> None:
         self._session.retrying(lambda conn: self._tasks.fail(conn, task, error.line()), what=f"table {task.table}")
@@ -84,8 +86,10 @@ class TaskLoader:
             if failed:
                 if (now := self._tasks.current(conn, task)) is None:
                     raise Lost
-                if now.next_offset != task.next_offset:
+                if now.next_offset == batch.end:
                     return now, Outcome()  # the commit whose answer was lost did go through
+                if now.next_offset != task.next_offset:
+                    raise Lost  # the server crashed, and took commits back that it had answered: they go again
             if timed_out and batch.records > 1:
                 return None
             return self._commit(conn, task, batch, started)

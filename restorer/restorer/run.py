@@ -36,6 +36,7 @@ from .tasks import taken_over
 from .worker import IDLE_SECONDS, Context, Workbench
 
 _Settle = Callable[[], bool]
+LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end
 SEGMENT = 64 << 20  # bytes of a file that one task covers, when there are several workers
 
 
@@ -146,8 +147,7 @@ class _Execution:
         self.emit(PhaseChanged("Loading"))
         bench = self._bench(prepared)
         try:
-            self._load(bench, prepared)
-            self._refuse_unfinished(bench)
+            self._load_for_good(bench, prepared)
         except LoadFailed as error:
             return error  # what is committed stays and is reported
         read, rejected = self.session.retrying(bench.tasks.read_and_rejected, what="reject limit")
@@ -320,6 +320,18 @@ class _Execution:
         kind = compare.CompareBench if self.spec.mode == "VerifyOnly" else Workbench
         return kind(self.session, self.ledger, self.spec, plans, self.emit, relations=relations, stage_home=home)
 
+    def _load_for_good(self, bench: Workbench, prepared: Prepared) -> None:
+        """Loads until the server's disk has it all. A crash takes back commits that were answered, also those that this
+        process thinks of as the end of the load."""
+        for _ in range(LOADS):
+            self._load(bench, prepared)
+            self.session.retrying(self.ledger.make_durable, what="ledger")
+            if not self.session.retrying(bench.tasks.unsettled, what="ledger"):
+                return
+            if self.session.retrying(bench.tasks.failed, what="ledger"):
+                break
+        self._refuse_unfinished(bench)
+
     def _load(self, bench: Workbench, prepared: Prepared) -> None:
         plans = prepared.plan.tables
         settler = Settler(self.session, self.ledger, bench.tasks, bench.ladder, self.emit)
@@ -338,15 +350,17 @@ class _Execution:
         if self.spec.load.workers > 1 and not self.scratch:
             self._with_workers(bench, plans, settle)
         else:
-            self._alone(bench, settle)
+            self._alone(bench, plans, settle)
 
-    def _alone(self, bench: Workbench, settle: _Settle) -> None:
+    def _alone(self, bench: Workbench, plans: tuple[TablePlan, ...], settle: _Settle) -> None:
+        cutting = self._segments(bench, plans)  # for other pods, or of a run that several workers began
         while True:
             self._still_ours()
+            cut = next(cutting, None)
             if bench.load_one() or settle():
                 settle()
                 continue
-            if not self.session.retrying(bench.tasks.under_way, what="ledger"):
+            if cut is None and not self.session.retrying(bench.tasks.under_way, what="ledger"):
                 return
             time.sleep(IDLE_SECONDS)
 
@@ -409,7 +423,7 @@ class _Execution:
                 continue
 
             def step(_: Connection, hook: Hook = hook, mark: str = mark) -> None:
-                with self.session.transaction() as conn:
+                with self.session.transaction(durable=True) as conn:
                     conn.execute(hook.sql)
                     self.ledger.mark(conn, mark)
 
@@ -417,10 +431,12 @@ class _Execution:
 
     def _after_load(self, plans: tuple[TablePlan, ...], marks: list[str]) -> None:
         for plan, column, sequence in sequences.owned(plans):
-            self.session.retrying(
-                lambda c, p=plan, col=column, s=sequence: sequences.advance(c, p, col, s),  # type: ignore[misc]
-                what=f"sequence {sequence}",
-            )
+
+            def step(_: Connection, p: TablePlan = plan, col: str = column, s: str = sequence) -> None:
+                with self.session.transaction(durable=True) as conn:
+                    sequences.advance(conn, p, col, s)
+
+            self.session.retrying(step, what=f"sequence {sequence}")
         for plan in plans:
             analyze = sql.SQL("ANALYZE {}").format(of_table(plan.table.schema, plan.name).write)
             self.session.retrying(lambda c, q=analyze: c.execute(q), what=f"ANALYZE {plan.name}")  # type: ignore[misc]

@@ -58,10 +58,13 @@ class Session:
         conn.execute(_BEGIN + _STAGED if staged else _BEGIN)
 
     @contextlib.contextmanager
-    def transaction(self, *, staged: bool = False) -> Iterator[Connection]:
+    def transaction(self, *, staged: bool = False, durable: bool = False) -> Iterator[Connection]:
+        """`durable`: the commit waits for the disk, for what this process goes on to believe without asking again."""
         conn = self.conn
         self.begin(conn, staged)
         try:
+            if durable:
+                conn.execute("SET LOCAL synchronous_commit = on")
             yield conn
             conn.execute("COMMIT")
         except BaseException:

@@ -55,7 +55,7 @@ def main() -> int:
     """Runs the command line of this process. -> exit code"""
     _hide_password()
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # click hands an Exit's code back instead of raising it
     except typer.Exit as end:
         return int(end.exit_code)
     except RestoreError as error:
@@ -81,7 +81,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _hide_password() -> None:
