@@ -106,6 +106,8 @@ def _phases(shown: Snapshot, glyphs: Glyphs) -> Text:
     at = PHASES.index(shown.phase) if shown.phase in PHASES else len(PHASES)
     line = Text()
     for index, phase in enumerate(PHASES):
+        if phase == "Cleaning" != shown.phase:
+            continue  # most runs clean nothing; it is shown while it happens
         state = "Done" if index < at else "Loading" if index == at else "Pending"
         if shown.phase == "Finished" and shown.outcome not in ("", "Succeeded"):
             state = "Pending"

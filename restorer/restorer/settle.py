@@ -17,7 +17,7 @@ from psycopg import sql
 
 from .batch import Outcome
 from .connection import Connection, kind_of
-from .events import BatchLoaded, Emit
+from .events import BatchLoaded, Emit, TableChanged
 from .ladder import Ladder
 from .ledger import Ledger
 from .model import TablePlan
@@ -58,6 +58,8 @@ class Settler:
             self._tasks.settled(conn, [p.name for p in plans])
         for event in events:
             self._emit(event)
+        for plan in plans:
+            self._emit(TableChanged(plan.name, "Done"))
 
     def _ladder(self, table: str) -> Ladder:
         if table not in self._ladders:

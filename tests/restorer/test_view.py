@@ -136,7 +136,7 @@ def test_the_last_line_tells_time_and_size(told: Told) -> None:
         r"0:10 elapsed · about \d:\d\d:?\d* left · 1\.5 MB of 24\.0 MB · 1 of 24 tables", told.lines()[-1]
     ), told.lines()[-1]
     assert "attempt 2, resumed" in told.lines()[0]
-    assert told.lines()[1] == "✓ Validating  ✓ Cleaning  ● Loading  · Verifying"
+    assert told.lines()[1] == "✓ Validating  ● Loading  · Verifying"
 
 
 def test_ascii_terminals_get_ascii(told: Told) -> None:
