@@ -22,7 +22,7 @@ from .dryrun import stand_ins
 from .errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
 from .events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableCounts, TableStart, Warned
 from .heartbeat import Heartbeat
-from .ledger import SCRATCH, Ledger, Run, ensure, exists, refuse_holder
+from .ledger import LEASE_SECONDS, SCRATCH, Ledger, Run, ensure, exists, refuse_holder
 from .load import check_limit
 from .model import TablePlan
 from .pool import Pool
@@ -353,16 +353,27 @@ class _Execution:
             self._alone(bench, plans, settle)
 
     def _alone(self, bench: Workbench, plans: tuple[TablePlan, ...], settle: _Settle) -> None:
+        idle_since = time.monotonic()
         cutting = self._segments(bench, plans)  # for other pods, or of a run that several workers began
         while True:
             self._still_ours()
             cut = next(cutting, None)
             if bench.load_one() or settle():
                 settle()
+                idle_since = time.monotonic()
                 continue
-            if cut is None and not self.session.retrying(bench.tasks.under_way, what="ledger"):
+            if cut is not None or self.session.retrying(bench.tasks.under_way, what="ledger"):
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > self._patience(bench):
                 return
             time.sleep(IDLE_SECONDS)
+
+    def _patience(self, bench: Workbench) -> float:
+        """Seconds to wait for a task that nobody works on and that cannot be claimed: the backend of a process that was
+        killed may be at its last COMMIT still, and holds the task's row until then."""
+        unsettled = self.session.retrying(bench.tasks.unsettled, what="ledger")
+        failed = self.session.retrying(bench.tasks.failed, what="ledger")
+        return LEASE_SECONDS if unsettled and not failed else 0.0
 
     def _with_workers(self, bench: Workbench, plans: tuple[TablePlan, ...], settle: _Settle) -> None:
         cutting = self._segments(bench, plans)
