@@ -40,6 +40,8 @@ def kind_of(error: psycopg.Error) -> Kind:
         return "transient"
     if state == "42501" and error.diag.source_function == "ExecWithCheckOptions":
         return "record"  # a policy says no to this row
+    if state == "42601" and error.diag.statement_position is None:
+        return "record"  # not of our SQL: a jsonpath, a tsvector, a trigger's own query
     return "record" if state.startswith(_RECORD) or state[0] not in _STANDARD else "refused"
 
 

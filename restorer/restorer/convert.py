@@ -222,7 +222,7 @@ class Converter:
     def _members(self, members: Mapping[str, Any]) -> Record:
         for key in members:
             if key not in self._blank:
-                if not is_utf8(key.encode(errors="surrogateescape")):
+                if not is_utf8(key.encode(errors="surrogatepass")):
                     raise Unfit("InvalidEncoding", "22021", "bytes that are not UTF-8")
                 message = f'table "{self._table}" has no column for the key'
                 raise Unfit("UnknownColumn", "42703", message, key[:255])

@@ -30,6 +30,7 @@ _REASONS = {
     "23505": ("UniqueViolation", "another row has the same key"),
     "23514": ("CheckViolation", "a CHECK constraint says no"),
     "23P01": ("ExclusionViolation", "an exclusion constraint says no"),
+    "42601": ("InvalidValue", "not a value of the column's type"),
     "44000": ("CheckViolation", "the row is outside the view's or policy's condition"),
     "42501": ("PolicyViolation", "row security says no"),
     "54001": ("TooComplex", "nested deeper than the server can read"),
@@ -43,7 +44,11 @@ def problem_of(error: psycopg.Error, columns: Iterable[str] = (), relation: str 
     """The Problem of one record out of the error it caused. `columns`: names to recognise in the error's context, which
     says where in a COPY into `relation` it happened."""
     state = error.sqlstate or ""
-    reason, words = _REASONS.get(state, ("DatabaseError", f"PostgreSQL refuses it ({type(error).__name__})"))
+    reason, words = _REASONS.get(state) or (
+        _REASONS["22P02"]
+        if state.startswith("22")
+        else ("DatabaseError", f"PostgreSQL refuses it ({type(error).__name__})")
+    )
     column = error.diag.column_name or (_copy_column(error, columns, relation) if relation else "")
     where = f"column {column}: {words}" if column else words
     if error.diag.constraint_name:

@@ -162,14 +162,13 @@ class Stage:
 
     def _send(self, copy: sql.Composed, chunks: Iterable[list[Line]], some: bool) -> None:
         """`some`: the lines have columns (a record may well be empty)."""
-        with self._conn.cursor() as cur, cur.copy(copy) as out:
-            for lines in chunks:
-                for at in range(0, len(lines), 500):
-                    part = lines[at : at + 500]
-                    out.write(
-                        b"".join([b"%d,%b\n" % line for line in part] if some else [b"%d\n" % n for n, _ in part])
-                    )
-        self.size += max(0, cur.rowcount)
+        with self._conn.cursor() as cur:
+            with cur.copy(copy) as out:
+                for lines in chunks:
+                    for at in range(0, len(lines), 500):
+                        part = lines[at : at + 500]
+                        out.write(b"".join([b"%d,%b\n" % x for x in part] if some else [b"%d\n" % n for n, _ in part]))
+            self.size += max(0, cur.rowcount)
 
     # -- rows that cannot go in --------------------------------------------------------------------------------------
 

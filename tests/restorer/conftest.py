@@ -1,0 +1,3 @@
+from fix_restore import at
+
+__all__ = ["at"]
