@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import msgspec
 
@@ -14,6 +15,7 @@ from .events import AnyEvent, Emit, Failed, Warned
 from .worker import Context
 
 RESTARTS = 3  # of workers that died without a word (out of memory, kill -9), over the whole run
+STOP_SECONDS = 2.5  # for all of them; then they are killed, and the server rolls back by itself
 _BY_CODE: dict[int, type[RestoreError]] = {1: Unavailable, 2: LoadFailed}
 
 
@@ -31,9 +33,15 @@ class Pool:
             self._start()
 
     def _start(self) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "restorer.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        # A worker is born deaf to ctrl-C, which a terminal sends to all of them: the parent decides. -P: no module is
+        # taken from the folder that the command is started in.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "restorer.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(self._context) + b"\n")  # not in argv: it holds the password
         process.stdin.flush()
@@ -80,11 +88,12 @@ class Pool:
         """Stops all workers; their open batches are rolled back."""
         for process in self._processes:
             process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + STOP_SECONDS
         for process in self._processes:
             try:
-                process.wait(timeout=10)
+                process.wait(timeout=max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
         for reader in self._readers:
-            reader.join(timeout=1)
+            reader.join(timeout=0.5)

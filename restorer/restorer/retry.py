@@ -66,9 +66,13 @@ def retry(session: Session, ledger: Ledger, emit: Emit, repaired: dict[int, byte
             ladder = Ladder(plan, Relations(), spec.on_conflict, inner=inner, staged=True, always_staged=True)
             for chunk in _rejects(conn, ledger, plan.name, repaired):
                 seen |= {r.id for r in chunk}
-                settled = session.retrying(
-                    lambda c, ch=chunk, p=plan, la=ladder: _load(session, ledger, p, la, ch), what=f"table {plan.name}"
-                )  # type: ignore[misc]
+
+                def step(
+                    _: Connection, plan: TablePlan = plan, ladder: Ladder = ladder, chunk: list[Repair] = chunk
+                ) -> int:
+                    return _load(session, ledger, plan, ladder, chunk)
+
+                settled = session.retrying(step, what=f"table {plan.name}")
                 done.settled += settled
                 moved = moved or settled > 0
     done.tried, done.left = len(seen), len(seen) - done.settled

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from . import account, backup, clean, compare, preflight, reader, sequences, verify
-from .connection import Connection, first_connection, kind_of, target_label
+from .connection import Connection, first_connection, target_label
 from .dryrun import stand_ins
 from .errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
 from .events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableCounts, TableStart, Warned
@@ -29,7 +29,7 @@ from .pool import Pool
 from .preflight import Prepared
 from .relation import of_table
 from .report import Check, Counters, Report, SnapshotInfo
-from .session import Session, describe, remedy_for
+from .session import Session, failure_of
 from .settle import Settler
 from .spec import Hook, RestoreSpec, changes
 from .tasks import taken_over
@@ -63,17 +63,16 @@ def execute(request: Request, emit: Emit) -> tuple[Report, RestoreError | None]:
     except KeyboardInterrupt:
         failure = Interrupted("stopped; the open batch is rolled back", "the same command goes on from there")
     except psycopg.Error as error:
-        kind = Unavailable if kind_of(error) == "transient" else LoadFailed
-        failure = kind(
-            f"{describe(error)} (SQLSTATE {error.sqlstate or '08006'})",
-            remedy_for(error),
-            sqlstate=error.sqlstate or "",
-        )
+        failure = failure_of(error)
     except OSError as error:
         failure = Unavailable(
             f"{error.filename or 'the backup'}: {error.strerror or type(error).__name__}", "check the volume"
         )
-    report = execution.close(failure)
+    try:
+        report = execution.close(failure)
+    except KeyboardInterrupt:
+        failure = Interrupted("stopped at its very end", "the same command goes on from there")
+        report = execution.close(failure)
     emit(PhaseChanged("Finished"))
     emit(RunFinished(report))
     return report, failure

@@ -10,7 +10,7 @@ from typing import TypeVar
 import psycopg
 
 from .connection import Connection, backoff, kind_of, open_connection
-from .errors import LoadFailed, Unavailable
+from .errors import LoadFailed, RestoreError, Unavailable
 from .events import Emit, Retried
 from .problems import problem_of
 from .spec import Retry
@@ -145,6 +145,13 @@ def describe(error: psycopg.Error) -> str:
     if error.sqlstate[:2] in ("42", "28", "3D", "3F", "0A", "55"):  # about names and rights, not about data
         return (error.diag.message_primary or type(error).__name__).strip()
     return problem_of(error).message
+
+
+def failure_of(error: psycopg.Error) -> RestoreError:
+    """What an error that nobody else took care of means for the command."""
+    kind = Unavailable if kind_of(error) == "transient" else LoadFailed
+    state = error.sqlstate or "08006"
+    return kind(f"{describe(error)} (SQLSTATE {state})", remedy_for(error), sqlstate=error.sqlstate or "")
 
 
 def remedy_for(error: psycopg.Error) -> str:

@@ -15,7 +15,8 @@ def demo(
     workers: int = typer.Option(1, metavar="N", help="Worker processes."),
     keep: bool = typer.Option(False, "--keep", help="Leave PostgreSQL running at the end until Enter is pressed."),
 ) -> None:
-    """Generate an LMS backup with bad records, restore it into an embedded PostgreSQL, repair a reject, show the report."""
+    """Generate an LMS backup with bad records, restore it into an embedded PostgreSQL, repair a reject, show the
+    report."""
     from ..demo.show import show
 
     raise typer.Exit(show(records, folder, workers, keep=keep))

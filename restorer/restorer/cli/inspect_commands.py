@@ -9,12 +9,13 @@ import msgspec
 import typer
 
 from .. import publish
-from ..connection import first_connection, target_label
+from ..connection import Connection, first_connection, target_label
 from ..errors import Refused
 from ..ledger import Ledger, exists
 from ..model import TablePlan
 from ..preflight import Prepared, find, prepare
 from ..report import Report
+from ..spec import Manifest
 from ..words import counted, size
 from . import options
 from .run_command import Wiring
@@ -77,14 +78,14 @@ def _plan_json(prepared: Prepared) -> dict[str, object]:
 def _plan_text(prepared: Prepared, label: str) -> str:
     made = prepared.plan
     lines = [
-        f"snapshot {prepared.snapshot.name} ({size(made.bytes)}) into {label}: {counted(len(made.tables), 'table')}, in this order",
+        f"snapshot {prepared.snapshot.name} ({size(made.bytes)}) into {label}: "
+        f"{counted(len(made.tables), 'table')}, in this order",
         "",
     ]
     for p in made.tables:
         cycle = ", in a cycle of foreign keys" if p.cyclic else ""
-        lines.append(
-            f"{p.name}  from {p.file.name} ({p.file.layout}{' ' + p.file.compression if p.file.compression else ''}, {size(p.file.size)}){cycle}"
-        )
+        form = " ".join(filter(None, (p.file.layout, p.file.compression)))
+        lines.append(f"{p.name}  from {p.file.name} ({form}, {size(p.file.size)}){cycle}")
         lines += [f"    {line}" for line in _columns(p)]
     if prepared.warnings:
         lines += ["", *(f"warning: {w}" for w in prepared.warnings)]
@@ -155,7 +156,7 @@ def report(
         sys.stdout.write(plain_report(found))
 
 
-def run_key(name: str | None, manifest: options.Manifest | None) -> str | None:
+def run_key(name: str | None, manifest: Manifest | None) -> str | None:
     if name is None and manifest is not None:
         return f"{manifest.metadata.namespace}/{manifest.metadata.name}/{manifest.spec.run_id}"
     return name
@@ -182,8 +183,9 @@ def stored_report(conninfo: str, schema: str, name: str | None) -> Report:
         )
 
 
-def open_ledger(conn: options.Connection, schema: str, name: str | None) -> Ledger:
-    """The ledger of one run: by its key, its name without the run ID, or the newest. Raises Refused, naming those there are."""
+def open_ledger(conn: Connection, schema: str, name: str | None) -> Ledger:
+    """The ledger of one run: by its key, its name without the run ID, or the newest. Raises Refused, naming those there
+    are."""
     if not exists(conn, schema):
         raise Refused(
             f"there is no ledger in schema {schema!r}",

@@ -1,7 +1,8 @@
 """`restorer rejects`: what was not loaded and why, out into files, and back in once repaired.
 
-Export writes one NDJSON file per table, a record a line, and beside it `TABLE.index.csv`, which says for each line where the
-record came from and why it was rejected. A repaired file keeps its lines where they are; a line made blank stays rejected.
+Export writes one NDJSON file per table, a record a line, and beside it `TABLE.index.csv`, which says for each line
+where the record came from and why it was rejected. A repaired file keeps its lines where they are; a line made blank
+stays rejected.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..heartbeat import Heartbeat
 from ..ledger import Ledger, refuse_holder
 from ..retry import retry as retry_rejects
 from ..session import Session
-from ..spec import Retry
+from ..spec import Manifest, Retry
 from . import options
 from .inspect_commands import open_ledger, run_key
 
@@ -31,7 +32,7 @@ _KINDS = 12  # lines of the summary; --limit 0 shows all
 _INDEX = ("line", "id", "record", "reason", "sqlstate", "constraint", "column", "message")
 
 
-def _schema(given: str | None, manifest: options.Manifest | None) -> str:
+def _schema(given: str | None, manifest: Manifest | None) -> str:
     return given or (manifest.spec.ledger.schema_ if manifest else "dbrestore")
 
 
@@ -51,7 +52,8 @@ def list_(
         ledger = open_ledger(conn, _schema(ledger_schema, manifest), run_key(name, manifest))
         by_reason = conn.execute(
             ledger.q(
-                "SELECT table_name, reason, count(*) FROM {rejects} WHERE run = %s AND (%s::text IS NULL OR table_name = %s) GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"
+                "SELECT table_name, reason, count(*) FROM {rejects} "
+                "WHERE run = %s AND (%s::text IS NULL OR table_name = %s) GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"
             ),
             (ledger.run, table, table),
         ).fetchall()
@@ -77,8 +79,8 @@ def list_(
 def _rows(conn: Connection, ledger: Ledger, table: str | None, limit: int) -> list[dict[str, Any]]:
     rows = conn.execute(
         ledger.q(
-            "SELECT id, table_name, ordinal, byte_offset, reason, sqlstate, constraint_name, column_name, message, attempts FROM {rejects} "
-            "WHERE run = %s AND (%s::text IS NULL OR table_name = %s) ORDER BY table_name, ordinal, id LIMIT %s"
+            "SELECT id, table_name, ordinal, byte_offset, reason, sqlstate, constraint_name, column_name, message, "
+            "attempts FROM {rejects} WHERE run = %s AND (%s::text IS NULL OR table_name = %s) ORDER BY table_name, ordinal, id LIMIT %s"
         ),
         (ledger.run, table, table, limit or None),
     )
@@ -101,8 +103,8 @@ def export(
         ledger = open_ledger(conn, _schema(ledger_schema, manifest), run_key(name, manifest))
         tables = conn.execute(
             ledger.q(
-                "SELECT DISTINCT x.table_name, t.file FROM {rejects} x JOIN {tables} t ON t.run = x.run AND t.name = x.table_name "
-                "WHERE x.run = %s AND (%s::text IS NULL OR x.table_name = %s) ORDER BY 1"
+                "SELECT DISTINCT x.table_name, t.file FROM {rejects} x "
+                "JOIN {tables} t ON t.run = x.run AND t.name = x.table_name WHERE x.run = %s AND (%s::text IS NULL OR x.table_name = %s) ORDER BY 1"
             ),
             (ledger.run, table, table),
         ).fetchall()
@@ -131,8 +133,8 @@ def _export_table(conn: Connection, ledger: Ledger, table: str, target: Path) ->
             cursor.itersize = 200
             cursor.execute(
                 ledger.q(
-                    "SELECT id, ordinal, reason, sqlstate, constraint_name, column_name, message, record FROM {rejects} "
-                    "WHERE run = %s AND table_name = %s AND reason <> 'RecordTooLarge' ORDER BY ordinal, id"
+                    "SELECT id, ordinal, reason, sqlstate, constraint_name, column_name, message, record "
+                    "FROM {rejects} WHERE run = %s AND table_name = %s AND reason <> 'RecordTooLarge' ORDER BY ordinal, id"
                 ),
                 (ledger.run, table),
             )

@@ -6,22 +6,24 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from .. import publish
-from ..errors import Refused, RestoreError
+from ..errors import Interrupted, Refused, RestoreError
 from ..events import Emit, fan_out
-from ..log import EventLog
+from ..log import EventLog, scrub
 from ..progress import Progress
 from ..report import Report
 from ..run import Request, execute
 from . import options
 from .options import Choice
 
+GRACE = 4.0  # seconds after SIGTERM or ctrl-C until the process ends in any case
 _TERMINATION_LOG = Path("/dev/termination-log")  # the kubelet mounts it into every container
 
 
@@ -148,40 +150,40 @@ class Wiring:
         if termination_log is None and os.environ.get("KUBERNETES_SERVICE_HOST") and _TERMINATION_LOG.exists():
             termination_log = _TERMINATION_LOG
         self.termination_log = termination_log
-        self.signal = 0
+        self._signal = 0
+        self._over = False
 
-    def go(self, choose: Any, restart: bool = False, wait: float = 0.0) -> int:
+    def go(self, choose: Callable[[], Choice], restart: bool = False, wait: float = 0.0) -> int:
         """Chooses, runs, reports. -> exit code"""
-        try:
-            choice: Choice = choose()
-        except RestoreError as error:
-            self._publish(
-                Report("", outcome="Failed", reason=error.reason, message=error.line()), error, EventLog(Progress())
-            )
-            return error.exit_code
-        progress = Progress(stall_timeout=choice.spec.stall_timeout_seconds)
+        progress, log = Progress(), None
+        report, failure = Report(""), None
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._signals(lambda: progress))
             try:
+                self._refuse_report_file()
+                choice = choose()
+                progress, report = Progress(stall_timeout=choice.spec.stall_timeout_seconds), Report(choice.run)
                 log, emit = self._listeners(stack, progress, choice)
-            except RestoreError as error:
-                log = EventLog(progress)
-                self._publish(
-                    Report(choice.run, outcome="Failed", reason=error.reason, message=error.line()), error, log
-                )
-                return error.exit_code
-            stack.enter_context(self._signals())
-            request = Request(choice.spec, choice.root, choice.conninfo, choice.run, restart, wait)
-            report, failure = execute(request, emit)
-        self._publish(report, failure, log)
+                request = Request(choice.spec, choice.root, choice.conninfo, choice.run, restart, wait)
+                report, failure = execute(request, emit)
+            except (RestoreError, KeyboardInterrupt) as error:  # nothing was begun
+                failure = error if isinstance(error, RestoreError) else Interrupted("stopped", "start it again")
+                report.outcome, report.reason, report.message = failure.outcome, failure.reason, failure.line()
+                if self.termination_log is not None:
+                    publish.TerminationLog(self.termination_log, progress).write(report)
+            self._over = True
+        self._publish(report, failure, log or EventLog(progress))
         if failure is None:
             return 0
-        return 130 if failure.exit_code == 143 and self.signal == signal.SIGINT else failure.exit_code
+        return self._code if isinstance(failure, Interrupted) else failure.exit_code
 
-    def _listeners(
-        self, stack: contextlib.ExitStack, progress: Progress, choice: Choice
-    ) -> tuple[EventLog | None, Emit]:
+    @property
+    def _code(self) -> int:
+        return 130 if self._signal == signal.SIGINT else Interrupted.exit_code
+
+    def _listeners(self, stack: contextlib.ExitStack, progress: Progress, choice: Choice) -> tuple[EventLog, Emit]:
         listeners: list[Emit] = [progress]
-        log: EventLog | None = None
+        log = EventLog(progress, verbose=self.verbose)
         if not self.json and sys.stderr.isatty():
             from ..view import View, suits
 
@@ -190,7 +192,6 @@ class Wiring:
                     stack.enter_context(View(progress, verbose=self.verbose, keep=not sys.stdout.isatty()))
                 )
         if len(listeners) == 1:
-            log = EventLog(progress, verbose=self.verbose)
             listeners.append(log)
         if self.metrics_port is not None:
             from ..metrics import Metrics
@@ -204,14 +205,19 @@ class Wiring:
         return log, fan_out(*listeners)
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first SIGTERM or ctrl-C rolls the open batch back and ends the run; a second ctrl-C ends the process: the
-        server then rolls back by itself."""
+    def _signals(self, progress: Callable[[], Progress]) -> Iterator[None]:
+        """The first SIGTERM or ctrl-C rolls the open batch back and ends the run, a server that does not answer
+        notwithstanding; a second one ends the process: the server then rolls back by itself."""
 
         def stop(number: int, _: object) -> None:
-            if self.signal:
-                os._exit(130 if number == signal.SIGINT else 143)
-            self.signal = number
+            if self._signal:
+                os._exit(self._code)
+            self._signal = number
+            if self._over:
+                return
+            hard = threading.Timer(GRACE, self._end_now, (progress,))
+            hard.daemon = True
+            hard.start()
             raise KeyboardInterrupt
 
         before = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT)}
@@ -221,20 +227,53 @@ class Wiring:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _publish(self, report: Report, failure: RestoreError | None, log: EventLog | None) -> None:
-        if self.report_file is not None:
-            publish.to_file(report, self.report_file)
+    def _end_now(self, progress: Callable[[], Progress]) -> None:
+        """The database does not even answer the rollback: what is known goes into the report, and that is the end."""
+        if self._over:
+            return
+        report = publish.interim_report(progress())
+        report.message = "stopped; the database did not answer in time, and rolls the open batch back by itself"
+        with contextlib.suppress(RestoreError):
+            if self.report_file is not None:
+                publish.to_file(report, self.report_file)
+        if self.termination_log is not None:
+            publish.TerminationLog(self.termination_log, progress()).write(report)
         if self.json:
-            if failure is not None and log is not None:
-                log.failure(failure)
+            print(publish.line(report).decode(), flush=True)
+        else:
+            print(f"restorer: {report.message}: the same command goes on from there", file=sys.stderr, flush=True)
+        os._exit(self._code)
+
+    def _refuse_report_file(self) -> None:
+        """Hours later would be too late to say so."""
+        target = self.report_file
+        if target is None or (target.exists() and not target.is_file() and not target.is_dir()):
+            return
+        folder = target.resolve().parent
+        if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise Refused(f"the report cannot be written to {target}", "name a file in a folder that may be written")
+
+    def _publish(self, report: Report, failure: RestoreError | None, log: EventLog) -> None:
+        try:
+            if self.report_file is not None:
+                publish.to_file(report, self.report_file)
+        except Refused as error:
+            log.failure(error) if self.json else self._say(error.line())
+        if self.json:
+            for problem in _each(failure):
+                log.failure(problem)
             sys.stdout.write(publish.line(report).decode() + "\n")
             return
-        if isinstance(failure, Refused) and not report.tables:
-            for problem in failure.problems:
-                print(f"restorer: {problem}", file=sys.stderr)
-            return
-        if failure is not None and log is not None:
-            log.failure(failure)
+        if report.tables or failure is None:
+            self._show(report)
+        for problem in _each(failure):
+            self._say(problem.line())
+
+    def _say(self, line: str) -> None:
+        sys.stdout.flush()
+        print(f"restorer: {scrub(line)}", file=sys.stderr)
+
+    def _show(self, report: Report) -> None:
         if sys.stdout.isatty():
             from rich.console import Console
 
@@ -245,5 +284,11 @@ class Wiring:
             from ..report_view import plain_report
 
             sys.stdout.write(plain_report(report))
-        if failure is not None and log is None:
-            print(f"restorer: {failure.line()}", file=sys.stderr)
+
+
+def _each(failure: RestoreError | None) -> list[RestoreError]:
+    """The failure; a refusal as every problem it found."""
+    if not isinstance(failure, Refused) or len(failure.problems) < 2:
+        return [failure] if failure else []
+    parts = [problem.partition(": ") for problem in failure.problems]
+    return [Refused(what, remedy, reason=failure.reason) for what, _, remedy in parts]
