@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from restorer.connection import target_label
 from restorer.errors import RestoreError
@@ -67,6 +68,7 @@ class Restore:
         self.events: list[AnyEvent] = []
         self._names = (f"test/{n}" for n in itertools.count(1))
         self.label = target_label(dsn)
+        self.roles: list[str] = []
 
     def schema(self, *statements: str) -> Restore:
         for statement in statements:
@@ -119,6 +121,14 @@ class Restore:
         assert result.error is None, result.error.line()
         return result
 
+    def role(self, *grants: str) -> str:
+        """A role that owns nothing but may create schemas; `{}` in `grants` is its name. -> how it connects"""
+        name = f"role_{self.db.info.dbname}"
+        self.schema(f"CREATE ROLE {name} LOGIN PASSWORD 'x'", f"GRANT CREATE ON DATABASE {self.db.info.dbname} TO {name}")
+        self.schema(*(g.format(name) for g in grants))
+        self.roles.append(name)
+        return make_conninfo(self.dsn, user=name, password="x")
+
     def rows(self, query: str = "SELECT * FROM t ORDER BY 1") -> list[tuple[Any, ...]]:
         return self.db.execute(query).fetchall()
 
@@ -129,7 +139,10 @@ class Restore:
 
 
 @pytest.fixture
-def at(dsn: str, db: psycopg.Connection[Any], tmp_path: Path) -> Restore:
+def at(dsn: str, db: psycopg.Connection[Any], tmp_path: Path) -> Iterator[Restore]:
     folder = tmp_path / "backup"
     folder.mkdir()
-    return Restore(dsn, db, folder)
+    restore = Restore(dsn, db, folder)
+    yield restore
+    for role in restore.roles:
+        restore.schema(f"DROP OWNED BY {role} CASCADE", f"DROP ROLE {role}")

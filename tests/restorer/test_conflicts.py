@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from fix_restore import Record, Restore
 
@@ -185,10 +186,11 @@ def test_a_bad_first_record_does_not_cost_the_good_second_one_of_its_key(at: Res
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_keys_that_ignore_case_are_one_key_but_not_one_content(at: Restore, policy: str):
-    if not at.value("SELECT count(*) FROM pg_collation WHERE collprovider = 'i'"):
+    try:
+        at.schema("CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+    except psycopg.errors.FeatureNotSupported:
         pytest.skip("this server has no ICU")
     at.schema(
-        "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
         "CREATE TABLE t (e text COLLATE ci PRIMARY KEY, v text COLLATE ci)",
     )
     result = twice(

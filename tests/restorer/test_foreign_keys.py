@@ -1,0 +1,170 @@
+"""Children and parents in any order, in cycles, deferred; and only those without a parent are rejected."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from fix_restore import Restore
+
+TREE = "CREATE TABLE t (id int PRIMARY KEY, parent int REFERENCES t {})"
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5000])
+@pytest.mark.parametrize("kind", ["", "ON DELETE CASCADE", "DEFERRABLE INITIALLY DEFERRED"])
+def test_children_before_parents_in_one_table(at: Restore, batch: int, kind: str):
+    at.schema(TREE.format(kind))
+    records = [{"id": i, "parent": i // 2 or None} for i in range(1, 101)] + [{"id": 200, "parent": 999}, {"id": 201, "parent": 200}]
+    random.Random(1).shuffle(records)
+    result = at.file("t", records).ok(batch=batch)
+    assert at.rows() == [(i, i // 2 or None) for i in range(1, 101)]
+    assert result.counts() == {"inserted": 100, "rejected": 2}
+    assert {r["constraint_name"] for r in result.whole_rejects()} == {"t_parent_fkey"}
+    assert sorted((o, bytes(r["record"])) for o, r in ((r["ordinal"], r) for r in result.whole_rejects())) == sorted(
+        (n, b'{"id": %d, "parent": %d}' % (r["id"], r["parent"])) for n, r in enumerate(records, 1) if r["id"] >= 200
+    )
+    assert at.value("SELECT count(*) FROM dbrestore.deferred") == 0
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_chain_in_reverse_order_is_no_square(at: Restore, missing: bool):
+    at.schema(TREE.format("DEFERRABLE"))
+    records = [{"id": i, "parent": i - 1 if i > 1 or missing else None} for i in range(12_000, 0, -1)]
+    result = at.file("t", records).ok(batch=3000)
+    assert result.counts() == ({"rejected": 12_000} if missing else {"inserted": 12_000})
+    assert result.report.seconds <= 15
+
+
+@pytest.mark.slow
+def test_fifty_thousand_rows_in_reverse_order(at: Restore):
+    at.schema(TREE.format(""))
+    records = [{"id": i, "parent": i // 2 or None} for i in range(50_000, 0, -1)]
+    result = at.file("t", records).ok()
+    assert result.counts() == {"inserted": 50_000}
+    assert result.report.seconds <= 30
+
+
+def test_two_tables_that_need_each_other_at_once(at: Restore):
+    at.schema(
+        "CREATE TABLE a (id int PRIMARY KEY, b int NOT NULL)", "CREATE TABLE b (id int PRIMARY KEY, a int NOT NULL REFERENCES a)",
+        "ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES b",
+    )  # fmt: skip
+    at.file("a", [{"id": i, "b": i} for i in range(1, 51)] + [{"id": 60, "b": 61}, {"id": 70, "b": 70}])
+    at.file("b", [{"id": i, "a": i} for i in range(50, 0, -1)] + [{"id": 61, "a": 62}])
+    result = at.ok(batch=7)
+    assert at.rows("SELECT count(*), sum(b) FROM a") == [(50, 1275)]
+    assert result.counts("a") == {"inserted": 50, "rejected": 2}
+    assert result.counts("b") == {"inserted": 50, "rejected": 1}
+
+
+def test_a_ring_of_three_tables_and_one_that_hangs_on_it(at: Restore):
+    at.schema(
+        "CREATE TABLE a (id int PRIMARY KEY, r int)", "CREATE TABLE b (id int PRIMARY KEY, r int REFERENCES a)",
+        "CREATE TABLE c (id int PRIMARY KEY, r int REFERENCES b)", "ALTER TABLE a ADD FOREIGN KEY (r) REFERENCES c",
+        "CREATE TABLE d (id int PRIMARY KEY, r int REFERENCES a)",
+    )  # fmt: skip
+    for name in "abcd":
+        at.file(name, [{"id": i, "r": i} for i in range(20)] + [{"id": 30, "r": 31}])
+    result = at.ok(batch=6)
+    for name in "abcd":
+        assert result.counts(name) == {"inserted": 20, "rejected": 1}
+
+
+def test_a_trigger_that_refuses_one_of_a_ring_costs_that_ring_only(at: Restore):
+    at.schema(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id % 10 = 7 THEN RAISE EXCEPTION 'seven'; "
+        "END IF; RETURN NEW; END $$",
+        "CREATE TABLE a (id int PRIMARY KEY, b int NOT NULL)", "CREATE TABLE b (id int PRIMARY KEY, a int NOT NULL REFERENCES a)",
+        "ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES b",
+        "CREATE TRIGGER no AFTER INSERT ON b FOR EACH ROW EXECUTE FUNCTION no()",
+    )  # fmt: skip
+    at.file("a", [{"id": i, "b": i} for i in range(30)] + [{"id": 100, "b": 7}, {"id": 101, "b": 8}])
+    at.file("b", [{"id": i, "a": i} for i in range(30)])
+    result = at.ok(batch=7)
+    assert result.counts("a") == {"inserted": 28, "rejected": 4}
+    assert result.counts("b") == {"inserted": 27, "rejected": 3}
+    assert {r[1] for r in result.rejects("b")} == {"TriggerRaised"}
+
+
+def test_a_chain_with_a_trigger_settles_parents_first(at: Restore):
+    at.schema(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 1000 THEN RAISE EXCEPTION 'no'; "
+        "END IF; RETURN NEW; END $$",
+        TREE.format(""),
+        "CREATE TRIGGER no BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION no()",
+    )
+    records = [{"id": i, "parent": i - 1 if i > 1 else None} for i in range(1200, 0, -1)]
+    result = at.file("t", records).ok(batch=300)
+    assert at.value("SELECT count(*) FROM t") == 999
+    assert result.counts() == {"inserted": 999, "rejected": 201}
+    assert result.report.seconds <= 8
+
+
+def test_match_full_and_match_simple_differ_over_a_single_null(at: Restore):
+    at.schema(
+        "CREATE TABLE p (a int, b int, PRIMARY KEY (a, b))", "INSERT INTO p VALUES (1, 1)",
+        "CREATE TABLE f (id int PRIMARY KEY, a int, b int, FOREIGN KEY (a, b) REFERENCES p MATCH FULL)",
+        "CREATE TABLE s (id int PRIMARY KEY, a int, b int, FOREIGN KEY (a, b) REFERENCES p)",
+    )  # fmt: skip
+    records = [
+        {"id": 1, "a": 1, "b": 1}, {"id": 2, "a": 1, "b": None}, {"id": 3, "a": None, "b": None}, {"id": 4, "a": 1, "b": 2},
+    ]  # fmt: skip
+    result = at.file("f", records).file("s", records).ok()
+    assert [r[0] for r in result.rejects("f")] == [2, 4]
+    assert [r[0] for r in result.rejects("s")] == [4]
+
+
+def test_a_foreign_key_may_mean_another_unique_key_and_other_types(at: Restore):
+    at.schema(
+        "CREATE TABLE p (id int PRIMARY KEY, code varchar(10) UNIQUE, n bigint UNIQUE)",
+        "CREATE TABLE t (id int PRIMARY KEY, code text REFERENCES p (code), n int REFERENCES p (n))",
+    )
+    at.file("p", [{"id": 1, "code": "x", "n": 5}, {"id": 2, "code": "y", "n": 6}])
+    result = at.file("t", [{"id": 1, "code": "x", "n": 6}, {"id": 2, "code": "z", "n": 5}, {"id": 3, "code": None, "n": 7}]).ok()
+    assert at.rows() == [(1, "x", 6)]
+    assert [r["constraint_name"] for r in result.whole_rejects()] == ["t_code_fkey", "t_n_fkey"]
+
+
+def test_parents_outside_the_restore_and_in_other_schemas_count(at: Restore):
+    at.schema(
+        "CREATE SCHEMA o", "CREATE TABLE o.t (id int PRIMARY KEY)", "INSERT INTO o.t VALUES (1)",
+        "CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES o.t)",
+    )  # fmt: skip
+    result = at.file("t", [{"id": 1, "p": 1}, {"id": 2, "p": 2}]).ok()
+    assert at.rows() == [(1, 1)] and result.counts() == {"inserted": 1, "rejected": 1}
+
+
+def test_parents_that_row_security_hides_are_there_all_the_same(at: Restore):
+    at.schema("CREATE TABLE p (id int PRIMARY KEY)", "CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES p)")
+    dsn = at.role("GRANT SELECT, INSERT ON p, t TO {}")
+    at.schema("INSERT INTO p VALUES (1)", "ALTER TABLE p ENABLE ROW LEVEL SECURITY")
+    result = at.file("t", [{"id": 1, "p": 1}, {"id": 2, "p": 2}]).ok(dsn=dsn)
+    assert result.counts() == {"inserted": 1, "rejected": 1}
+
+
+def test_a_self_reference_to_oneself_is_fine(at: Restore):
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, parent int NOT NULL REFERENCES t)")
+    result = at.file("t", [{"id": 2, "parent": 1}, {"id": 1, "parent": 1}, {"id": 4, "parent": 3}]).ok(batch=1)
+    assert at.rows() == [(1, 1), (2, 1)]
+    assert result.counts() == {"inserted": 2, "rejected": 1}
+
+
+def test_a_parent_that_loses_its_key_leaves_orphans(at: Restore):
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, e text UNIQUE, parent int REFERENCES t)")
+    records = [{"id": 1, "e": "a", "parent": None}, {"id": 2, "e": "a", "parent": 1}, {"id": 3, "e": "c", "parent": 2}, {"id": 4, "e": "d", "parent": 1}]
+    result = at.file("t", records).ok()
+    assert [r[0] for r in at.rows()] == [1, 4]
+    assert result.counts() == {"inserted": 2, "conflict": 1, "rejected": 1}
+
+
+@pytest.mark.parametrize("policy", ["Skip", "Update", "Reject"])
+def test_deferred_rows_obey_the_policy_too(at: Restore, policy: str):
+    at.schema(TREE.format(""), "ALTER TABLE t ADD v text", "INSERT INTO t VALUES (1, NULL, 'old')")
+    records = [{"id": 1, "parent": 9, "v": "new"}, {"id": 5, "parent": 9, "v": "x"}, {"id": 5, "parent": 9, "v": "y"}, {"id": 9, "parent": None, "v": "p"}]
+    result = at.file("t", records).ok(on_conflict=policy, batch=1)
+    expected = {
+        "Skip": ([(1, None, "old"), (5, 9, "x"), (9, None, "p")], {"inserted": 2, "conflict": 2}),
+        "Update": ([(1, 9, "new"), (5, 9, "y"), (9, None, "p")], {"inserted": 2, "updated": 2}),
+        "Reject": ([(1, None, "old"), (5, 9, "x"), (9, None, "p")], {"inserted": 2, "rejected": 2}),
+    }[policy]
+    assert (at.rows(), result.counts()) == expected
