@@ -153,7 +153,7 @@ class ArrayReader:
                 return None  # the records are at fault, not the cut
             except REFUSALS:
                 continue
-            piece = Piece(w.offset, w.base + cut, self.ordinal, data, records)
+            piece = Piece(w.offset, w.base + cut, self.ordinal, data, records, decode=self._decoding.array)
             w.pos = cut
             self.ordinal += len(records)
             self._inside = True

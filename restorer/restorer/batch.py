@@ -31,16 +31,17 @@ class Batch:
         self._rows, self._size = rows, size
 
     def __iter__(self) -> Iterator[tuple[int, Piece]]:
-        """(index of its first record, piece) for each piece."""
+        """(index of its first record, piece) for each piece. Its decoded records live until the next one is asked for."""
         at = 0
         while at < len(self.pieces) or self._pull():
             yield self.starts[at], self.pieces[at]
+            self.pieces[at].release()
             at += 1
 
     def _pull(self) -> bool:
         if self._source is None or self.records >= self._rows or self.bytes >= self._size:
             return False
-        piece = self._source.take(self._rows - self.records)
+        piece = self._source.take(self._rows - self.records, self.records)
         if piece is None:
             self._source = None
             return False
@@ -95,7 +96,9 @@ class PieceSource:
         self._rest: Piece | None = None
         self.error: LoadFailed | None = None
 
-    def take(self, room: int) -> Piece | None:
+    def take(self, room: int, have: int = 0) -> Piece | None:
+        """The next piece for a batch that has `have` records and takes `room` more, or None. A batch that is half full
+        already ends with the last whole piece: to split one it must be decoded once more."""
         try:
             piece = self._rest or next(self._pieces, None)
         except LoadFailed as error:
@@ -103,6 +106,9 @@ class PieceSource:
             return None
         self._rest = None
         if piece is not None and len(piece) > room:
+            if have >= room:
+                self._rest = piece
+                return None
             piece, self._rest = piece.split(room)
         return piece
 

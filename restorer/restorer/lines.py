@@ -89,7 +89,7 @@ class LineReader:
             return None
         if len(records) != newlines + 1:
             return None
-        piece = Piece(w.offset, w.offset + len(data), self._line, data, records)
+        piece = Piece(w.offset, w.offset + len(data), self._line, data, records, decode=self._decoding.lines)
         self._line += len(records)
         return piece
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -26,13 +27,14 @@ class Piece:
     end       where the last record ends: the place to go on from (just past its last byte)
     ordinal   number of the first record: element number of an array, line number of NDJSON; both 1-based
     data      the bytes of the records and what separates them
-    records   what the given decoder made of each record, or None when a record in it did not decode
+    records   what the given decoder made of each record, or None when a record in it did not decode; after `release`
+              made anew when asked for
     spans     (start, stop) of each record in `data`; computed only when asked for
     lines     for NDJSON the line number of each record when blank lines make ordinals uneven, else None
     oversized set for one record that is too long to hold; `data` is then its head, `records` None
     """
 
-    __slots__ = ("offset", "end", "ordinal", "data", "records", "_spans", "lines", "oversized")
+    __slots__ = ("offset", "end", "ordinal", "data", "_records", "_count", "_spans", "lines", "oversized", "_decode")
 
     def __init__(
         self,
@@ -44,12 +46,26 @@ class Piece:
         spans: list[tuple[int, int]] | None = None,
         lines: list[int] | None = None,
         oversized: Oversized | None = None,
+        decode: Callable[[bytes], list[Any]] | None = None,
     ) -> None:
+        """`decode`: what made `records` of `data`, so that they can be released."""
         self.offset, self.end, self.ordinal, self.data = offset, end, ordinal, data
-        self.records, self._spans, self.lines, self.oversized = records, spans, lines, oversized
+        self._records, self._spans, self.lines, self.oversized = records, spans, lines, oversized
+        self._count, self._decode = None if records is None else len(records), decode
 
     def __len__(self) -> int:
-        return len(self.records) if self.records is not None else len(self.spans)
+        return len(self.spans) if self._count is None else self._count
+
+    @property
+    def records(self) -> list[Any] | None:
+        if self._records is None and self._count is not None and self._decode is not None:
+            self._records = self._decode(self.data)
+        return self._records
+
+    def release(self) -> None:
+        """Lets the records go, which take more memory than `data`, if they can be made again."""
+        if self._decode is not None:
+            self._records = None
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -87,6 +103,7 @@ class Piece:
             None if records is None else records[:count],
             spans[:count],
             None if lines is None else lines[:count],
+            decode=self._decode,
         )
         rest = Piece(
             self.offset + start,
@@ -96,6 +113,7 @@ class Piece:
             None if records is None else records[count:],
             [(a - start, b - start) for a, b in spans[count:]],
             None if lines is None else lines[count:],
+            decode=self._decode,
         )
         return first, rest
 
