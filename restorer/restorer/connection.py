@@ -6,6 +6,7 @@ transaction pooler in between does no harm.
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import time
@@ -54,7 +55,7 @@ def target_label(conninfo: str) -> str:
 
 def open_connection(conninfo: str) -> Connection:
     """One attempt. Raises psycopg.OperationalError."""
-    conn = psycopg.connect(
+    return psycopg.connect(
         make_conninfo(
             conninfo,
             client_encoding="UTF8",
@@ -63,7 +64,6 @@ def open_connection(conninfo: str) -> Connection:
         autocommit=True,
         prepare_threshold=None,
     )
-    return conn
 
 
 _DEFAULTS = {
@@ -76,13 +76,15 @@ _DEFAULTS = {
 
 
 def first_connection(
-    conninfo: str, on_retry: Callable[[str, float, int], None], seconds: float = _FIRST_CONNECT_SECONDS
+    conninfo: str, on_retry: Callable[[str, float, int], None], seconds: float | None = None
 ) -> Connection:
-    """The run's first connection. A server that is starting or not reachable gets `seconds`.
+    """The run's first connection. A server that is starting or not reachable gets `seconds`; by default as many as the
+    connection string or PGCONNECT_TIMEOUT say, else 30.
 
     Raises Unavailable (host, port, starting up, too many connections) or Refused (password, database, role, TLS).
     """
     label = target_label(conninfo)
+    seconds = _patience(conninfo) if seconds is None else seconds
     deadline = time.monotonic() + seconds
     for attempt, wait in enumerate(backoff(0.25, 4.0), 1):
         try:
@@ -99,6 +101,11 @@ def first_connection(
             on_retry(state or "08001", wait, attempt)
             time.sleep(wait)
     raise AssertionError("backoff never ends")
+
+
+def _patience(conninfo: str) -> float:
+    asked = conninfo_to_dict(conninfo).get("connect_timeout") or os.environ.get("PGCONNECT_TIMEOUT") or ""
+    return float(asked) if str(asked).isdigit() and int(asked) > 0 else _FIRST_CONNECT_SECONDS
 
 
 def _permanent(state: str, reason: str) -> bool:

@@ -70,7 +70,7 @@ class Expected:
             if i % 101 == 0:
                 places.append(good)
                 self.totals["duplicate"] += 1
-            if i % 103 == 0:
+            elif i % 103 == 0:
                 places.append(good | {"name": "another"})
                 self.totals["conflict"] += 1
         people: list[dict[str, Any]] = []
@@ -99,10 +99,14 @@ class Expected:
         self.totals["rejected"] = len(self.rejected)
         assert self.totals["read"] == sum(n for key, n in self.totals.items() if key != "read")
 
-    def check(self, conn: psycopg.Connection, report: dict[str, Any]) -> None:
-        """Every row once, every reject once, every total, and nothing left open in the ledger."""
+    def check(self, conn: psycopg.Connection, report: dict[str, Any], *, segments: bool) -> None:
+        """Every row once, every reject once, every total, and nothing left open in the ledger. `segments`: of two records
+        with one key, in two segments of a file that load side by side, either may come first."""
         for table in TABLES:
             found = conn.execute(sql.SQL("SELECT * FROM {} ORDER BY id").format(sql.Identifier(table))).fetchall()
+            if table == "places" and segments:
+                assert {row[0] for row in found if row[1] == "another"} <= set(range(0, len(found) * 2, 103))
+                found = [(i, f"place {i}" if name == "another" else name, floor) for i, name, floor in found]
             assert found == sorted(self.rows[table]), f"{table}: {len(found)} rows, not {len(self.rows[table])}"
         rejects = conn.execute("SELECT table_name, ordinal FROM dbrestore.rejects").fetchall()
         assert len(rejects) == len(set(rejects)), "a reject is kept twice"
@@ -145,7 +149,7 @@ class Restore:
 
     def check(self, report: dict[str, Any]) -> None:
         with psycopg.connect(self.dsn, autocommit=True) as conn:
-            self.expected.check(conn, report)
+            self.expected.check(conn, report, segments=self.command == SEGMENTED)
 
 
 def whole_group(started: Started, _: random.Random) -> list[psutil.Process]:
@@ -203,7 +207,7 @@ def chance() -> random.Random:
 
 
 def test_one_process_killed_at_random_instants_ends_exact(tmp_path: Path, dsn: str, chance: random.Random) -> None:
-    restore = Restore(tmp_path, dsn, Expected(6000))
+    restore = Restore(tmp_path, dsn, Expected(4000))
     hits = kill_and_start_again(restore, chance, 4, (whole_group,), 1.6)
     assert hits > 0
     report = restore.finish()
@@ -212,7 +216,7 @@ def test_one_process_killed_at_random_instants_ends_exact(tmp_path: Path, dsn: s
 
 
 def test_two_workers_killed_at_random_instants_end_exact(tmp_path: Path, dsn: str, chance: random.Random) -> None:
-    restore = Restore(tmp_path, dsn, Expected(6000), workers=2)
+    restore = Restore(tmp_path, dsn, Expected(4000), workers=2)
     hits = kill_and_start_again(restore, chance, 4, (whole_group, parent_only, one_worker), 2.0)
     assert hits > 0
     report = restore.finish()
@@ -220,7 +224,7 @@ def test_two_workers_killed_at_random_instants_end_exact(tmp_path: Path, dsn: st
 
 
 def test_workers_that_die_are_replaced_and_nothing_is_lost(tmp_path: Path, dsn: str, chance: random.Random) -> None:
-    restore = Restore(tmp_path, dsn, Expected(6000), workers=2)
+    restore = Restore(tmp_path, dsn, Expected(4000), workers=2)
     started = restore.start()
     try:
         started.until_said('"table started"')
@@ -238,7 +242,7 @@ def test_workers_that_die_are_replaced_and_nothing_is_lost(tmp_path: Path, dsn: 
 
 def test_a_run_begun_by_two_workers_is_finished_by_one(tmp_path: Path, dsn: str) -> None:
     """Segments that were not cut yet when the run died are loaded all the same."""
-    restore = Restore(tmp_path, dsn, Expected(6000), workers=2)
+    restore = Restore(tmp_path, dsn, Expected(4000), workers=2)
     started = restore.start()
     try:
         started.until_said('"run started"')
@@ -255,7 +259,7 @@ def test_a_killed_run_is_taken_over_at_once(tmp_path: Path, dsn: str) -> None:
     for workers in (1, 2):
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public; DROP SCHEMA IF EXISTS dbrestore CASCADE")
-        restore = Restore(tmp_path / str(workers), dsn, Expected(6000), workers=workers)
+        restore = Restore(tmp_path / str(workers), dsn, Expected(3000), workers=workers)
         started = restore.start()
         try:
             started.until_said('"table started"')
