@@ -66,6 +66,13 @@ FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid JOIN pg_namespace n O
 JOIN pg_class rc ON rc.oid = o.confrelid JOIN pg_namespace rn ON rn.oid = rc.relnamespace
 WHERE o.contype = 'f' AND o.conparentid = 0 AND {side} = ANY (%s::oid[]) ORDER BY o.conname"""
 
+# the tables themselves, their partitions, and what inherits from them
+_BELOW = """
+WITH RECURSIVE below AS (SELECT unnest(%s::oid[]) AS oid UNION SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid)
+SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relispartition AS partition,
+       (SELECT min(p.relname) FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent WHERE i.inhrelid = c.oid) AS parent
+FROM below b JOIN pg_class c ON c.oid = b.oid JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 2, 3"""
+
 _CONSTRAINTS = """
 SELECT o.conrelid::bigint AS oid, o.conname AS name, o.contype::text AS kind, pg_get_expr(o.conbin, o.conrelid) AS expression,
        ARRAY(SELECT a.attname::text FROM unnest(o.conkey) k(num) JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num) AS columns
@@ -162,10 +169,23 @@ def read_tables(conn: psycopg.Connection[Any], schema: str) -> list[Table]:
 
 
 def foreign_keys_into(conn: psycopg.Connection[Any], tables: Iterable[Table]) -> list[ForeignKey]:
-    """The foreign keys, of any schema, that point at one of `tables`."""
+    """The foreign keys, of any schema, that point at one of `tables` or a partition of it, from any other table."""
     with conn.cursor(row_factory=_ROW) as cur:
-        query = sql.SQL(_FOREIGN_KEYS).format(side=sql.SQL("o.confrelid"))
-        return [_foreign_key(f) for f in cur.execute(query, ([t.oid for t in tables],))]
+        below = [row.oid for row in cur.execute(_BELOW, ([t.oid for t in tables],))]
+        query = sql.SQL(_FOREIGN_KEYS).format(side=sql.SQL("NOT (o.conrelid = ANY (%s::oid[])) AND o.confrelid"))
+        return [_foreign_key(f) for f in cur.execute(query, (below, below))]
+
+
+def heirs(conn: psycopg.Connection[Any], tables: Iterable[Table]) -> list[tuple[str, str, str]]:
+    """(schema, name, parent) of tables that inherit from one of `tables`, without being a partition or one themselves:
+    TRUNCATE and DELETE empty them too."""
+    oids = [t.oid for t in tables]
+    with conn.cursor(row_factory=_ROW) as cur:
+        return [
+            (r.schema, r.name, r.parent)
+            for r in cur.execute(_BELOW, (oids,))
+            if not r.partition and r.oid not in set(oids)
+        ]
 
 
 def _foreign_key(f: Any) -> ForeignKey:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from psycopg import sql
 
 from .connection import Connection
+from .errors import LoadFailed
 from .ledger import Ledger
 from .model import ForeignKey, TablePlan
 from .relation import of_table
@@ -20,10 +21,15 @@ _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"
 
 
 def refusals(
-    spec: RestoreSpec, label: str, protected: bool, plans: tuple[TablePlan, ...], into: list[ForeignKey]
+    spec: RestoreSpec,
+    label: str,
+    protected: bool,
+    plans: tuple[TablePlan, ...],
+    into: list[ForeignKey],
+    heirs: list[tuple[str, str, str]],
 ) -> list[str]:
     """Why this cleanup must not happen, one line each. `label`: host/database as it must be typed; `into`: foreign keys
-    that point at the tables."""
+    that point at the tables; `heirs`: tables that inherit from them (schema, name, parent)."""
     if spec.cleanup not in ("Truncate", "Delete"):
         return []
     problems = []
@@ -42,6 +48,11 @@ def refusals(
                 f"table {fk.schema}.{fk.table} refers to {fk.to_table} ({fk.name}) but is not part of this restore: it {danger}; "
                 f"include it, or exclude {fk.to_table}"
             )
+    problems += [
+        f"table {schema}.{name} inherits from {parent} but is not part of this restore: it would be emptied with it; "
+        f"include it, or exclude {parent}"
+        for schema, name, parent in heirs
+    ]
     need = "TRUNCATE" if spec.cleanup == "Truncate" else "DELETE"
     problems += [f"no {need} privilege on table {p.name}: grant it" for p in plans if need not in p.table.privileges]
     return problems
@@ -66,6 +77,11 @@ def clean(session: Session, ledger: Ledger, spec: RestoreSpec, plans: tuple[Tabl
         with session.transaction(durable=True) as conn:
             conn.execute(_LOCK_TIMEOUT)
             conn.execute(statement(spec.cleanup, plans))
+            if spec.cleanup == "Delete" and (full := not_empty(conn, plans)):
+                raise LoadFailed(
+                    f"tables {', '.join(sorted(full))} still hold rows after cleanup Delete",
+                    "a trigger or row security keeps them; use cleanup Truncate, or none",
+                )
             ledger.mark(conn, MARK)
 
     session.retrying(step, what=f"cleanup {spec.cleanup}")

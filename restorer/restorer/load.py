@@ -119,6 +119,8 @@ class TaskLoader:
             if outcome.deferred:
                 self._tasks.defer(conn, task, (batch.record(i) for i in sorted(outcome.deferred)))
             if not self._tasks.advance(conn, task, new):
+                rollback(conn)
+                self._tasks.refuse_ended(conn)
                 raise Lost
             conn.execute("COMMIT")
         except BaseException:

@@ -68,13 +68,10 @@ def prepare(conn: Connection, spec: RestoreSpec, snapshot: Snapshot, *, conninfo
     if problems:
         raise _refused(problems)
     problems += _rights(spec, made)
-    into = (
-        catalog.foreign_keys_into(conn, [p.table for p in made.tables])
-        if spec.cleanup in ("Truncate", "Delete")
-        else []
-    )
+    emptied = [p.table for p in made.tables] if spec.cleanup in ("Truncate", "Delete") else []
+    into, heirs = catalog.foreign_keys_into(conn, emptied), catalog.heirs(conn, emptied)
     if spec.mode == "Apply":
-        problems += clean.refusals(spec, target_label(conninfo), server.protected, made.tables, into)
+        problems += clean.refusals(spec, target_label(conninfo), server.protected, made.tables, into, heirs)
         if spec.cleanup == "RequireEmpty" and fresh and (full := clean.not_empty(conn, made.tables)):
             problems.append(
                 f"cleanup RequireEmpty: {', '.join(sorted(full))} hold rows: empty them, or choose another cleanup"

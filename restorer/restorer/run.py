@@ -482,7 +482,8 @@ class _Execution:
 
         def make(conn: Connection) -> Report:
             run = self.ledger.find(conn)
-            assert run is not None
+            if run is None:  # forgotten by somebody else
+                return self._unstarted(failure)
             report = account.make_report(
                 conn, self.ledger, run, mode=self.spec.mode, failure=failure, checks=self.checks, final=not resumable
             )

@@ -95,6 +95,16 @@ class Tasks:
         )  # fmt: skip
         return cursor.rowcount == 1
 
+    def refuse_ended(self, conn: Connection) -> None:
+        """Raises Unavailable when the run is over, or forgotten, by somebody else's doing."""
+        row = conn.execute(self._q("SELECT state FROM {runs} WHERE run = %s"), (self._ledger.run,)).fetchone()
+        if row is None or row[0] != "Running":
+            raise Unavailable(
+                f"run {self._ledger.run!r} was {'forgotten' if row is None else 'ended'} by another process",
+                "`restorer report` shows how it stands",
+                reason="TakenOver",
+            )
+
     def current(self, conn: Connection, task: Task) -> Task | None:
         """The task as it stands, after a COMMIT whose answer was lost. None: it is not ours any more."""
         row = conn.execute(

@@ -1,0 +1,293 @@
+"""Exactly once: resuming, fencing, who holds the target, and what goes wrong in between."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import psycopg
+import pytest
+from fix_restore import Restore
+
+from restorer.events import AnyEvent, BatchLoaded, Retried
+from restorer.ledger import Ledger, ddl
+
+FORTY = [{"id": i, "v": f"v{i}"} for i in range(40)]
+
+
+@pytest.fixture
+def forty(at: Restore) -> Restore:
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    return at.file("t", FORTY)
+
+
+def complete(at: Restore) -> bool:
+    return at.rows() == [(r["id"], r["v"]) for r in FORTY]
+
+
+def during(at: Restore, batch: int, *statements: str) -> Any:
+    """A listener that runs statements by another connection right after a batch is committed."""
+    seen: list[AnyEvent] = []
+
+    def emit(event: AnyEvent) -> None:
+        if isinstance(event, BatchLoaded):
+            seen.append(event)
+            if len(seen) == batch:
+                for statement in statements:
+                    at.db.execute(statement)
+
+    return emit
+
+
+def test_a_finished_run_gives_its_report_and_touches_nothing(forty: Restore):
+    first = forty.ok(name="r")
+    forty.schema("DELETE FROM t")
+    again = forty.run(name="r", load={"workers": 1, "batchRows": 3})
+    assert again.error is None and again.report.reason == "AlreadyCompleted"
+    assert again.report.totals == first.report.totals and forty.rows() == []
+
+
+def test_a_failed_run_stays_failed(forty: Restore):
+    forty.file("t", [*FORTY, {"id": "x", "v": "x"}])
+    assert forty.run(name="r", limit=0).error is not None
+    forty.schema("DELETE FROM t")
+    again = forty.run(name="r", limit=0)
+    assert again.error is not None and again.error.exit_code == 2 and forty.rows() == []
+
+
+def test_another_spec_under_the_same_name_is_refused(forty: Restore):
+    forty.ok(name="r")
+    result = forty.run(name="r", on_conflict="Update")
+    assert result.error is not None and result.error.exit_code == 2 and "another spec" in result.error.line()
+
+
+def test_restart_forgets_and_runs_again(forty: Restore):
+    forty.ok(name="r")
+    forty.schema("DELETE FROM t")
+    assert forty.ok(name="r", restart=True, on_conflict="Update").counts() == {"inserted": 40}
+    assert complete(forty)
+
+
+def test_a_stopped_run_goes_on_where_it_was(forty: Restore):
+    forty.file("t", [*FORTY, {"id": "x", "v": "x"}, {"id": 1, "v": "other"}])
+    forty.stopped(3, name="r", batch=7)
+    assert len(forty.rows()) == 21
+    result = forty.ok(name="r", batch=4)
+    assert complete(forty) and result.counts() == {"inserted": 40, "conflict": 1, "rejected": 1}
+    assert result.report.attempts == 2 and [r[0] for r in result.rejects()] == [41]
+
+
+def test_a_changed_backup_is_refused_and_what_changed_is_said(forty: Restore):
+    forty.stopped(2, name="r", batch=7)
+    forty.file("t", FORTY[:-1])
+    result = forty.run(name="r", batch=7)
+    assert result.error is not None and result.error.exit_code == 2 and "t.json" in result.error.line()
+    forty.file("t", FORTY)
+    assert forty.ok(name="r").counts() == {"inserted": 40}
+
+
+def test_rows_that_wait_for_parents_survive_a_stop(at: Restore):
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES t)")
+    at.file("t", [{"id": i, "p": i + 1 if i < 39 else None} for i in range(40)])
+    at.stopped(3, name="r", batch=5)
+    assert at.value("SELECT count(*) FROM dbrestore.deferred") == 15
+    assert at.ok(name="r", batch=5).counts() == {"inserted": 40}
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        "UPDATE dbrestore.tasks SET owner = 'somebody else'",
+        "UPDATE dbrestore.tasks SET next_offset = next_offset + 1",
+        "UPDATE dbrestore.target SET run = 'other', owner = 'other'",
+        "DELETE FROM dbrestore.target",
+        "UPDATE dbrestore.runs SET state = 'Cancelled'",
+        "DELETE FROM dbrestore.runs",
+    ],
+)
+def test_what_was_taken_from_a_process_it_cannot_commit_any_more(forty: Restore, taken: str):
+    """After two batches of five something is taken away: not one more row may come, and the process must end."""
+    holder = (
+        "INSERT INTO dbrestore.owners SELECT 'somebody else', run, 'h', pg_backend_pid(), "
+        "(SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()), now() + interval '1 day' FROM dbrestore.runs"
+    )
+    steps = [holder, taken] if "owner = 'somebody" in taken else [taken]
+    done: list[Any] = []
+
+    def go() -> None:
+        done.append(forty.run(name="r", batch=5, emit=during(forty, 2, *steps)))
+
+    thread = threading.Thread(target=go, daemon=True)
+    thread.start()
+    thread.join(3 if "owner = 'somebody" in taken else 10)
+    if "owner = 'somebody" in taken:
+        assert not done, "the task is somebody else's: it has to be waited for"
+        assert len(forty.rows()) == 10
+        forty.schema("DELETE FROM dbrestore.owners WHERE owner = 'somebody else'")
+        thread.join(15)
+        assert done and complete(forty) and done[0].counts() == {"inserted": 40}
+        return
+    assert done, "it goes on for ever"
+    if "next_offset" in taken:
+        return  # from there the file is no JSON any more
+    assert len(forty.rows()) == 10
+    assert done[0].error is not None
+
+
+def test_a_commit_whose_answer_is_lost_is_not_done_twice(forty: Restore):
+    """The connection dies between the server's COMMIT and the client's next word: the ledger knows better."""
+    import restorer.load as load
+
+    original, calls = load.Session.begin, []
+
+    class Cut(psycopg.Connection):  # type: ignore[type-arg]
+        def execute(self, query: Any, *args: Any, **kw: Any) -> Any:
+            result = super().execute(query, *args, **kw)
+            if query == "COMMIT" and len(calls) == 3:
+                calls.append("cut")
+                self.close()
+                raise psycopg.OperationalError("the answer is lost")
+            return result
+
+    def begin(self: Any, conn: Any, staged: bool = False) -> None:
+        calls.append("begin")
+        conn.__class__ = Cut
+        original(self, conn, staged)
+
+    load.Session.begin = begin  # type: ignore[method-assign]
+    try:
+        result = forty.ok(name="r", batch=5)
+    finally:
+        load.Session.begin = original  # type: ignore[method-assign]
+    assert "cut" in calls and complete(forty) and result.counts() == {"inserted": 40}
+
+
+def test_a_killed_backend_in_mid_batch_is_no_loss(forty: Restore):
+    forty.schema(
+        "CREATE SEQUENCE tries",
+        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 17 AND nextval('tries') < 3 THEN "
+        "PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(5); END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER die BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION die()",
+    )
+    result = forty.ok(batch=5)
+    assert complete(forty) and result.counts() == {"inserted": 40} and result.report.totals.retries == 2
+    assert {e.sqlstate for e in forty.events if isinstance(e, Retried)} <= {"57P01", "08006"}
+
+
+def test_a_deadlock_is_tried_again(forty: Restore):
+    forty.schema(
+        "CREATE SEQUENCE tries",
+        "CREATE FUNCTION dead() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 17 AND nextval('tries') < 3 THEN "
+        "RAISE EXCEPTION 'dead' USING ERRCODE = '40P01'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER dead BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION dead()",
+    )
+    result = forty.ok(batch=5)
+    assert complete(forty) and result.counts() == {"inserted": 40}
+
+
+def test_a_batch_that_takes_too_long_goes_in_halves_and_grows_again(at: Restore):
+    at.schema(
+        "CREATE TABLE t (id int PRIMARY KEY, v text)",
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$",
+        "CREATE TRIGGER slow BEFORE INSERT ON t FOR EACH ROW WHEN (NEW.id < 40) EXECUTE FUNCTION slow()",
+        f"ALTER DATABASE {at.db.info.dbname} SET statement_timeout = '600ms'",
+    )
+    records = [{"id": i, "v": "x"} for i in range(2000)]
+    result = at.file("t", records).ok(batch=64)
+    assert result.counts() == {"inserted": 2000} and at.value("SELECT count(*) FROM t") == 2000
+    sizes = [e.counters.read for e in at.events if isinstance(e, BatchLoaded)]
+    assert sizes[0] <= 32 and sizes[-2] == 64
+
+
+def test_a_lock_that_is_not_to_be_had_is_waited_for(forty: Restore):
+    forty.schema(f"ALTER DATABASE {forty.db.info.dbname} SET lock_timeout = '200ms'")
+    with psycopg.connect(forty.dsn) as other:
+        other.execute("LOCK t IN SHARE MODE")
+        timer = threading.Timer(1.0, other.rollback)
+        timer.start()
+        result = forty.ok(batch=10)
+        timer.join()
+    assert complete(forty) and result.counts() == {"inserted": 40} and result.report.totals.retries > 0
+
+
+def test_the_second_run_on_a_target_is_refused_by_the_name_of_the_first_or_waits(forty: Restore):
+    held = Ledger("dbrestore", "first/1")
+    forty.schema(ddl("dbrestore"))
+    held.register(forty.db)
+    assert held.take_target(forty.db) is None
+    refused = forty.run()
+    assert refused.error is not None and refused.error.exit_code == 1 and "'first/1'" in refused.error.line()
+    assert forty.rows() == []
+    other = psycopg.connect(forty.dsn, autocommit=True)
+    timer = threading.Timer(1.0, lambda: held.release_target(other))
+    timer.start()
+    started = time.monotonic()
+    assert forty.ok(wait=10).counts() == {"inserted": 40}
+    assert 0.5 < time.monotonic() - started < 6
+    timer.join()
+    other.close()
+
+
+def test_a_holder_whose_lease_is_over_gives_way_to_one_only(forty: Restore):
+    forty.schema(ddl("dbrestore"))
+    dead = Ledger("dbrestore", "dead/1")
+    dead.register(forty.db)
+    assert dead.take_target(forty.db) is None
+    forty.schema("UPDATE dbrestore.owners SET lease_until = now() - interval '1 s'")
+    got: list[tuple[int, str | None]] = []
+    gate = threading.Barrier(8)
+
+    def race(n: int) -> None:
+        ledger = Ledger("dbrestore", f"race/{n}")
+        with psycopg.connect(forty.dsn, autocommit=True) as conn:
+            ledger.register(conn)
+            gate.wait()
+            got.append((n, ledger.take_target(conn)))
+            time.sleep(0.3)
+
+    threads = [threading.Thread(target=race, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 8 and [holder for _, holder in got].count(None) == 1
+
+
+def test_rejects_are_purged_after_their_time_and_not_before(forty: Restore):
+    forty.file("t", [*FORTY, {"id": "x", "v": "x"}])
+    result = forty.ok(name="r", ledger={"rejectRetentionDays": 5})
+    ledger = Ledger("dbrestore", "any")
+    assert ledger.purge_expired(forty.db) == 0
+    forty.schema("UPDATE dbrestore.runs SET finished_at = now() - interval '6 days'")
+    assert ledger.purge_expired(forty.db) == 1 and result.rejects() == []
+
+
+def test_the_sums_of_a_task_are_held_by_the_database_itself(forty: Restore):
+    forty.ok()
+    with pytest.raises(psycopg.errors.CheckViolation):
+        forty.db.execute("UPDATE dbrestore.tasks SET read = read + 1")
+
+
+def test_hooks_run_once_however_often_a_run_goes_on(forty: Restore):
+    forty.schema("CREATE TABLE hooks (n text)")
+    hooks = {
+        "preRestore": [{"name": "before", "sql": "INSERT INTO hooks VALUES ('before 100%')"}],
+        "postRestore": [{"name": "after", "sql": "INSERT INTO hooks SELECT 'after ' || count(*) FROM t"}],
+    }
+    forty.stopped(1, name="r", batch=5, hooks=hooks)
+    forty.stopped(1, name="r", batch=5, hooks=hooks)
+    forty.ok(name="r", batch=5, hooks=hooks)
+    assert forty.rows("SELECT * FROM hooks ORDER BY 1") == [("after 40",), ("before 100%",)]
+
+
+def test_a_hook_that_fails_fails_the_run(forty: Restore):
+    result = forty.run(hooks={"preRestore": [{"name": "bad", "sql": "SELECT * FROM nowhere"}]})
+    assert result.error is not None and result.error.exit_code == 2 and "bad" in result.error.line()
+    assert forty.rows() == []
+
+
+def test_a_role_that_may_not_create_the_ledger_is_told_how(forty: Restore):
+    dsn = forty.role("GRANT SELECT, INSERT ON t TO {}", f"REVOKE CREATE ON DATABASE {forty.db.info.dbname} FROM {{}}")
+    result = forty.run(dsn=dsn)
+    assert result.error is not None and result.error.exit_code == 2 and "ledger ddl" in result.error.line()
