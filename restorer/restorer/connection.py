@@ -17,7 +17,7 @@ import msgspec
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from .errors import Refused, Unavailable
+from .errors import LoadFailed, Refused, Unavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Kind = Literal["record", "transient", "refused"]
@@ -90,7 +90,7 @@ def first_connection(
         try:
             return open_connection(conninfo)
         except psycopg.OperationalError as error:
-            state, reason = error.sqlstate or "", _first_line(error)
+            state, reason = error.sqlstate or "", connect_reason(error)
             if _permanent(state, reason):
                 raise Refused(f"cannot connect to {label}", f"{reason}; {_remedy(reason)}") from None
             if time.monotonic() + wait > deadline:
@@ -106,6 +106,20 @@ def first_connection(
 def _patience(conninfo: str) -> float:
     asked = conninfo_to_dict(conninfo).get("connect_timeout") or os.environ.get("PGCONNECT_TIMEOUT") or ""
     return float(asked) if str(asked).isdigit() and int(asked) > 0 else _FIRST_CONNECT_SECONDS
+
+
+def reopen(conninfo: str) -> Connection:
+    """A connection in place of a broken one. Raises psycopg.OperationalError when trying again may help, else LoadFailed:
+    the database or the role is gone, or the password is another one now."""
+    try:
+        return open_connection(conninfo)
+    except psycopg.OperationalError as error:
+        reason = connect_reason(error)
+        if _permanent(error.sqlstate or "", reason):
+            raise LoadFailed(
+                f"cannot connect to {target_label(conninfo)} any more", f"{reason}; {_remedy(reason)}"
+            ) from None
+        raise
 
 
 def _permanent(state: str, reason: str) -> bool:
@@ -136,7 +150,7 @@ def _remedy(reason: str) -> str:
     return "check pg_hba.conf on the server"
 
 
-def _first_line(error: Exception) -> str:
+def connect_reason(error: Exception) -> str:
     """libpq puts one line per address tried; the last says what the last one answered. Holds no password."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     fatal = [line for line in lines if "FATAL" in line]

@@ -31,10 +31,12 @@ def check_file(file: TableFile) -> str | None:
 def tail_problem(file: TableFile) -> str | None:
     """Whether the file is still being written or was cut off: what is wrong with its end, without remedy, or None."""
     try:
-        _, tail, problem = ends(file.path, file.compression)
+        head, tail, problem = ends(file.path, file.compression)
     except OSError as e:
         return f"it cannot be read ({e.strerror})"
-    return problem or (None if tail else "it is empty (0 bytes)") or _end(file, tail)
+    if problem or not tail:
+        return problem or "it is empty (0 bytes)"
+    return None if _foreign(file, head) else _end(file, tail)
 
 
 def ends(path: str, compression: Compression) -> tuple[bytes, bytes, str]:
@@ -103,6 +105,12 @@ def _problem(file: TableFile) -> str | None:
         except BrokenFile as e:
             return f"{e.what} at byte {e.offset}, record {e.ordinal}: {_AGAIN}"
     return None
+
+
+def _foreign(file: TableFile, head: bytes) -> bool:
+    """Whether it is something else altogether: then its end tells nothing, and `check_file` says what it is."""
+    begin = head.removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n")
+    return _encoding(head) is not None or (file.layout == "array" and not begin.startswith(b"["))
 
 
 def _encoding(head: bytes) -> str | None:

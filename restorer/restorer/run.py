@@ -210,7 +210,7 @@ class _Execution:
             return self.ledger.take_target(conn) is None
         ensure(conn, self.ledger.schema)
         if self.heartbeat is None:
-            self.heartbeat = Heartbeat(self.request.conninfo, self.ledger, leader=True)
+            self.heartbeat = Heartbeat(self.request.conninfo, self.ledger, leader=False)  # not before it is ours
             self.heartbeat.start()
         deadline, said = time.monotonic() + self.request.wait, False
         while (holder := self.ledger.take_target(conn)) is not None:
@@ -223,6 +223,7 @@ class _Execution:
                 self.emit(Warned(f"waiting: {busy.message}"))
                 said = True
             time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+        self.heartbeat.leader = True
         return True
 
     def _follow(self, prepared: Prepared) -> None:
@@ -312,7 +313,7 @@ class _Execution:
     def _bench(self, prepared: Prepared) -> Workbench:
         plans, relations = prepared.plan.tables, None
         if self.spec.mode == "DryRun":
-            relations = stand_ins(self.session.conn, plans, cleaned=self.spec.cleanup in ("Truncate", "Delete"))
+            relations = stand_ins(self.session.conn, plans, cleaned=self.spec.cleanup in ("Truncate", "Delete"), updates=self.spec.on_conflict == "Update")
             if any(p.table.triggers for p in plans):
                 self.ledger.add_warning(self.session.conn, "triggers are not fired in a dry run")
         home = "" if prepared.server.can_temp else self.ledger.schema

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import psycopg
 
-from .connection import Connection, backoff, kind_of, open_connection
+from .connection import Connection, backoff, connect_reason, kind_of, reopen
 from .errors import LoadFailed, RestoreError, Unavailable
 from .events import Emit, Retried
 from .problems import problem_of
@@ -43,11 +43,11 @@ class Session:
 
     @property
     def conn(self) -> Connection:
-        """The open connection; opens it when there is none. Raises psycopg.OperationalError."""
+        """The open connection; opens it when there is none. Raises psycopg.OperationalError, LoadFailed."""
         if self._conn is None or self._conn.closed:
             if self._one and self._conn is not None:
                 raise Unavailable("the connection is lost, and with it this run's temporary tables", "run it again")
-            self._conn = open_connection(self.conninfo)
+            self._conn = reopen(self.conninfo)
         return self._conn
 
     def close(self) -> None:
@@ -139,7 +139,8 @@ _WORDS = {
 def describe(error: psycopg.Error) -> str:
     """What went wrong, in words that hold no value of any record."""
     if error.sqlstate is None:
-        return "the connection to the database broke"
+        failed = "connection failed" in str(error)  # and none was there that could break
+        return f"cannot connect: {connect_reason(error)}" if failed else "the connection to the database broke"
     if error.sqlstate in _WORDS:
         return _WORDS[error.sqlstate]
     if error.sqlstate[:2] in ("42", "28", "3D", "3F", "0A", "55"):  # about names and rights, not about data

@@ -42,12 +42,10 @@ def size_on_disk(path: str) -> int:
 
 
 def candidates(folder: Path) -> list[Path]:
-    """The files in `folder` whose names say that they may hold tables, by name; links that lead nowhere too, so that
-    the preflight speaks of them."""
+    """The files in `folder` whose names say that they may hold tables, by name; links that lead nowhere and pipes too, so
+    that the preflight speaks of them."""
     return sorted(
-        p
-        for p in folder.iterdir()
-        if dissect(p.name) and (p.is_file() or (p.is_symlink() and not p.is_dir())) and not is_manifest(p)
+        p for p in folder.iterdir() if dissect(p.name) and not p.is_dir() and not (p.is_file() and is_manifest(p))
     )
 
 

@@ -251,6 +251,7 @@ class Wiring:
             return
         folder = target.resolve().parent
         if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            self.report_file = None
             raise Refused(f"the report cannot be written to {target}", "name a file in a folder that may be written")
 
     def _publish(self, report: Report, failure: RestoreError | None, log: EventLog) -> None:
