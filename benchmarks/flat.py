@@ -1,13 +1,15 @@
 """The benchmark's flat table: records of 500 bytes in 10 columns, as a JSON backup and as the CSV that \\copy takes.
 
-    python benchmarks/flat.py DIR --records 1000000
+    python -m benchmarks.flat DIR --records 1000000
 
-Writes DIR/bench/20240101_000000/flat.json, DIR/flat.csv and DIR/flat.sql. Good rows only: this measures speed.
+Writes DIR/bench/20240101_000000/flat.json, DIR/flat.csv and DIR/flat.sql. All rows are good, unless they are spoiled on
+their way into the JSON file.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,19 +35,19 @@ TEXT = "Nên tưới vào buổi sáng sớm hoặc chiều mát, tránh lúc n�
 
 
 class Flat(NamedTuple):
-    """`volume` is what `restorer run --backup` takes; `csv` holds the same rows under a header."""
+    """`backup` is what `restorer run --backup` takes; `csv` holds the same rows under a header."""
 
-    volume: Path
+    backup: Path
     json: Path
     csv: Path
     records: int
 
 
-def build(folder: Path, records: int = 1_000_000) -> Flat:
-    """Writes both files and the DDL; the same bytes every time."""
+def build(folder: Path, records: int = 1_000_000, spoil: Callable[[int, bytes], bytes] | None = None) -> Flat:
+    """Writes both files and the DDL; always the same bytes. `spoil`: (position, record) -> what the JSON file gets."""
     snapshot = folder / APPLICATION / SNAPSHOT
     snapshot.mkdir(parents=True, exist_ok=True)
-    flat = Flat(folder, snapshot / "flat.json", folder / "flat.csv", records)
+    flat = Flat(folder / APPLICATION, snapshot / "flat.json", folder / "flat.csv", records)
     (folder / "flat.sql").write_text(DDL)
     padding = _paddings()
     with flat.json.open("wb") as as_json, flat.csv.open("wb") as as_csv:
@@ -53,7 +55,8 @@ def build(folder: Path, records: int = 1_000_000) -> Flat:
         for start in range(0, records, 1000):
             pairs = [_row(i, padding) for i in range(start, min(start + 1000, records))]
             as_json.write(b"[" if start == 0 else b",")
-            as_json.write(b",".join(pair[0] for pair in pairs))
+            good = (pair[0] for pair in pairs)
+            as_json.write(b",".join(good if spoil is None else map(spoil, range(start, start + len(pairs)), good)))
             as_csv.write(b"".join(pair[1] for pair in pairs))
         as_json.write(b"]" if records else b"[]")
     return flat
@@ -88,7 +91,7 @@ def _row(i: int, padding: list[str]) -> tuple[bytes, bytes]:
 
 
 def main() -> None:
-    """`python benchmarks/flat.py DIR`."""
+    """`python -m benchmarks.flat DIR`."""
     parser = argparse.ArgumentParser(description="Write the benchmark's flat table as JSON backup and as CSV.")
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--records", type=int, default=1_000_000, metavar="N")

@@ -1,0 +1,96 @@
+"""One run of a program: wall clock, CPU time of its processes and of the server, peak memory of each process."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+INTERVAL = 0.02  # seconds between two looks at the processes
+
+
+class Sample(NamedTuple):
+    """`wall` and `cpu` in seconds, `server`: CPU seconds of the backends that ended meanwhile (0: not known),
+    `rss`: peak resident memory in bytes of the largest process (0: not known here)."""
+
+    wall: float
+    cpu: float
+    server: float
+    rss: int
+
+
+def run(command: Sequence[str], postmaster: int, *, expect: int = 0) -> Sample:
+    """Runs the command to its end. Raises RuntimeError with the end of its output when it does not end as expected."""
+    backends = _reaped(postmaster)
+    before = os.times()
+    started = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        peaks: dict[int, int] = {}
+        reading = _Output(process)
+        while process.poll() is None:
+            _look(process.pid, peaks)
+            time.sleep(INTERVAL)
+        wall = time.monotonic() - started
+        output = reading.text()
+    after = os.times()
+    if process.returncode != expect:
+        raise RuntimeError(f"{' '.join(command[:4])} … ended with {process.returncode}:\n{output[-2000:]}")
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return Sample(wall, cpu, _reaped(postmaster) - backends, max(peaks.values(), default=0))
+
+
+class _Output:
+    """Takes the output aside, so that the pipe never fills up."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        import threading
+
+        self._parts: list[bytes] = []
+        self._process = process
+        self._thread = threading.Thread(target=self._take, daemon=True)
+        self._thread.start()
+
+    def _take(self) -> None:
+        assert self._process.stdout is not None
+        self._parts.extend(self._process.stdout)
+
+    def text(self) -> str:
+        self._thread.join()
+        return b"".join(self._parts).decode(errors="replace")
+
+
+def _look(pid: int, peaks: dict[int, int]) -> None:
+    """Notes the peak of every process of the tree: the kernel's own high-water mark, which exec resets. What wait4
+    tells would not do: it counts what the parent held when it forked."""
+    try:
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return
+    for each in processes:
+        try:
+            text = Path(f"/proc/{each.pid}/status").read_text()
+        except OSError:
+            continue
+        for line in text.splitlines():
+            if line.startswith("VmHWM:"):
+                peaks[each.pid] = max(peaks.get(each.pid, 0), int(line.split()[1]) * 1024)
+
+
+def _reaped(postmaster: int) -> float:
+    """CPU seconds of the server's processes that ended so far."""
+    time.sleep(0.1)  # a backend ends a moment after its client
+    try:
+        times = psutil.Process(postmaster).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0))
+
+
+def median(values: Iterable[float]) -> float:
+    return statistics.median(values)
