@@ -87,7 +87,8 @@ class Converter:
     def _rows(self, piece: Piece, exact: bool) -> Rows:
         rows = Rows([])
         if piece.oversized is not None:
-            message = f"the record of {piece.oversized.length} bytes (SHA-256 {piece.oversized.sha256}) is larger than what can be held"
+            big = piece.oversized
+            message = f"the record of {big.length} bytes (SHA-256 {big.sha256}) is larger than what can be held"
             return Rows([b""], {0: Problem("RecordTooLarge", "54000", message=message)})
         records, touched = self._records(piece, rows)
         if not self._writers:  # nothing to write; COPY has no spelling for it

@@ -38,8 +38,8 @@ def find(spec: RestoreSpec, root: Path, pinned: str | None) -> Snapshot:
 
 
 def prepare(conn: Connection, spec: RestoreSpec, snapshot: Snapshot, *, conninfo: str, fresh: bool) -> Prepared:
-    """Checks files, server and rights and makes the plan. `fresh`: the run begins now (a resumed one has passed this, and
-    its tables are no longer empty). Raises Refused with every problem."""
+    """Checks files, server and rights and makes the plan. `fresh`: the run begins now (a resumed one has passed this,
+    and its tables are no longer empty). Raises Refused with every problem."""
     server = catalog.read_server(conn)
     problems, warnings = _server(server, spec, target_label(conninfo))
     if problems:
@@ -60,7 +60,8 @@ def prepare(conn: Connection, spec: RestoreSpec, snapshot: Snapshot, *, conninfo
     models = naming.parse_prisma(snapshot.schema_prisma.read_text("utf-8", "replace")) if snapshot.schema_prisma else {}
     if not tables:
         problems.append(
-            f"schema {spec.target.schema_!r} of {target_label(conninfo)!r} has no tables: create them first, a backup holds rows only"
+            f"schema {spec.target.schema_!r} of {target_label(conninfo)!r} has no tables: "
+            "create them first, a backup holds rows only"
         )
     else:
         made = plan.make_plan(samples, tables, spec, models)
@@ -74,7 +75,7 @@ def prepare(conn: Connection, spec: RestoreSpec, snapshot: Snapshot, *, conninfo
         problems += clean.refusals(spec, target_label(conninfo), server.protected, made.tables, into, heirs)
         if spec.cleanup == "RequireEmpty" and fresh and (full := clean.not_empty(conn, made.tables)):
             problems.append(
-                f"cleanup RequireEmpty: {', '.join(sorted(full))} hold rows: empty them, or choose another cleanup"
+                f"{', '.join(sorted(full))} hold rows, and cleanup is RequireEmpty: empty them, or choose another cleanup"
             )
     if problems:
         raise _refused(problems)

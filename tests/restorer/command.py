@@ -61,10 +61,10 @@ def environment(**more: str) -> dict[str, str]:
 
 
 class Started:
-    """A command that was started in a session of its own. Its output goes to files, so that it never waits for a reader."""
+    """A command that was started in a session of its own. Its output goes to files: it never waits for a reader."""
 
     def __init__(self, *args: object, env: Mapping[str, str] | None = None, command: tuple[str, ...] = COMMAND) -> None:
-        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self._out, self._err = _unnamed(), _unnamed()
         self.began = time.monotonic()
         self.process = subprocess.Popen(
             [*command, *map(str, args)],
@@ -89,6 +89,9 @@ class Started:
             assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.err()}"
             assert time.monotonic() < until, f"nothing happened in {seconds} s: {self.err()}"
             time.sleep(0.01)
+
+    def until_workers(self, number: int) -> None:
+        self.until(lambda: len(self.workers()) == number)
 
     def until_said(self, words: str, seconds: float = 30) -> None:
         self.until(lambda: words in self.err(), seconds)
@@ -149,6 +152,10 @@ def write_backup(folder: Path, snapshot: str = "20241219_103045", **tables: Any)
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         (place / (name if "." in name else f"{name}.json")).write_bytes(data)
     return folder
+
+
+def _unnamed() -> Any:
+    return tempfile.TemporaryFile()  # noqa: SIM115: as long as the command
 
 
 def _text(file: Any) -> str:

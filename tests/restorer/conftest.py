@@ -1,3 +1,4 @@
+from fix_cli import cli
 from fix_restore import at
 
-__all__ = ["at"]
+__all__ = ["at", "cli"]

@@ -1,4 +1,4 @@
-"""A PostgreSQL that a test may stop, crash, fill up or copy: the programs of the embedded wheel, a folder of its own."""
+"""A PostgreSQL that a test may stop, crash, fill up or copy: the embedded wheel's programs, a folder of its own."""
 
 from __future__ import annotations
 

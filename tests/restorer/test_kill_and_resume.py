@@ -1,8 +1,8 @@
 """Promise 1: no row is lost or doubled, whatever dies. Real processes, real SIGKILLs, a real PostgreSQL that crashes.
 
-The load has everything that is done once and only once: a cleanup, hooks, rows that wait for parents in cycles of foreign
-keys, records that are rejected, duplicates and conflicts. After every death the same command is started again; at the end
-each row, each reject and each total is exactly what the backup says.
+The load has everything that is done once and only once: a cleanup, hooks, rows that wait for parents in cycles of
+foreign keys, records that are rejected, duplicates and conflicts. After every death the same command is started again;
+at the end each row, each reject and each total is exactly what the backup says.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from psycopg import sql
 
 SCHEMA = """
 CREATE TABLE places (id int PRIMARY KEY, name text NOT NULL, floor int);
-CREATE TABLE people (id int PRIMARY KEY, name text NOT NULL, manager int REFERENCES people, place int REFERENCES places);
+CREATE TABLE people (id int PRIMARY KEY, name text NOT NULL, manager int REFERENCES people,
+                     place int REFERENCES places);
 CREATE TABLE teams (id int PRIMARY KEY, lead int);
 CREATE TABLE members (id int PRIMARY KEY, team int NOT NULL REFERENCES teams);
 ALTER TABLE teams ADD FOREIGN KEY (lead) REFERENCES members;
@@ -100,8 +101,8 @@ class Expected:
         assert self.totals["read"] == sum(n for key, n in self.totals.items() if key != "read")
 
     def check(self, conn: psycopg.Connection, report: dict[str, Any], *, segments: bool) -> None:
-        """Every row once, every reject once, every total, and nothing left open in the ledger. `segments`: of two records
-        with one key, in two segments of a file that load side by side, either may come first."""
+        """Every row once, every reject once, every total, and nothing left open in the ledger. `segments`: of two
+        records with one key, in two segments of a file that load side by side, either may come first."""
         for table in TABLES:
             found = conn.execute(sql.SQL("SELECT * FROM {} ORDER BY id").format(sql.Identifier(table))).fetchall()
             if table == "places" and segments:
@@ -310,7 +311,7 @@ def _versions(dsn: str) -> dict[str, Rows]:
     return found
 
 
-# -- the database dies --------------------------------------------------------------------------------------------------
+# -- the database dies -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def main() -> int:
     from .app import app
 
     try:
-        code = app(standalone_mode=False)  # click hands an Exit's code back instead of raising it
+        code = app(prog_name="restorer", standalone_mode=False)  # click hands an Exit's code back instead of raising it
     except typer.Exit as end:
         return int(end.exit_code)
     except RestoreError as error:
@@ -44,7 +44,8 @@ def main() -> int:
         return 1
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's own: usage
-            print(f"restorer: {error.format_message()} (see --help)", file=sys.stderr)
+            if told := error.format_message():  # without arguments it is the help itself
+                print(f"restorer: {told} (see --help)", file=sys.stderr)
             return 2
         if os.environ.get("RESTORER_TRACEBACK"):
             raise

@@ -80,7 +80,8 @@ def _rows(conn: Connection, ledger: Ledger, table: str | None, limit: int) -> li
     rows = conn.execute(
         ledger.q(
             "SELECT id, table_name, ordinal, byte_offset, reason, sqlstate, constraint_name, column_name, message, "
-            "attempts FROM {rejects} WHERE run = %s AND (%s::text IS NULL OR table_name = %s) ORDER BY table_name, ordinal, id LIMIT %s"
+            "attempts FROM {rejects} WHERE run = %s AND (%s::text IS NULL OR table_name = %s) "
+            "ORDER BY table_name, ordinal, id LIMIT %s"
         ),
         (ledger.run, table, table, limit or None),
     )
@@ -104,7 +105,8 @@ def export(
         tables = conn.execute(
             ledger.q(
                 "SELECT DISTINCT x.table_name, t.file FROM {rejects} x "
-                "JOIN {tables} t ON t.run = x.run AND t.name = x.table_name WHERE x.run = %s AND (%s::text IS NULL OR x.table_name = %s) ORDER BY 1"
+                "JOIN {tables} t ON t.run = x.run AND t.name = x.table_name "
+                "WHERE x.run = %s AND (%s::text IS NULL OR x.table_name = %s) ORDER BY 1"
             ),
             (ledger.run, table, table),
         ).fetchall()
@@ -134,7 +136,8 @@ def _export_table(conn: Connection, ledger: Ledger, table: str, target: Path) ->
             cursor.execute(
                 ledger.q(
                     "SELECT id, ordinal, reason, sqlstate, constraint_name, column_name, message, record "
-                    "FROM {rejects} WHERE run = %s AND table_name = %s AND reason <> 'RecordTooLarge' ORDER BY ordinal, id"
+                    "FROM {rejects} WHERE run = %s AND table_name = %s AND reason <> 'RecordTooLarge' "
+                    "ORDER BY ordinal, id"
                 ),
                 (ledger.run, table),
             )

@@ -1,0 +1,534 @@
+"""The command line: what it takes, what it says, where it looks, and what never shows."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pstats
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+from command import COMMAND, Ended, Started, environment, restorer, write_backup
+from own_server import OwnServer, free_port
+from psycopg.conninfo import conninfo_to_dict
+from test_bad_input import Cli, check_refused  # noqa: F401: a fixture
+
+PEOPLE = [{"id": i, "name": f"n{i}", "boss": None if i == 1 else 1} for i in range(1, 201)]
+Db = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def people(db: Db) -> Db:
+    db.execute("CREATE TABLE people (id int PRIMARY KEY, name text NOT NULL, boss int REFERENCES people)")
+    return db
+
+
+@pytest.fixture
+def backup(tmp_path: Path) -> Path:
+    return write_backup(tmp_path / "backup", people=PEOPLE)
+
+
+def count(db: Db, table: str = "people") -> int:
+    row = db.execute(f"SELECT count(*) FROM {table}").fetchone()  # type: ignore[arg-type]
+    assert row is not None
+    return int(row[0])
+
+
+# -- words -----------------------------------------------------------------------------------------------------------
+
+COMMANDS = [
+    (), ("run",), ("plan",), ("verify",), ("report",), ("demo",), ("rejects",), ("rejects", "list"),
+    ("rejects", "export"), ("rejects", "retry"), ("ledger",), ("ledger", "ddl"), ("ledger", "runs"), ("ledger", "purge"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help(cli: Cli, command: tuple[str, ...]) -> None:
+    for flag in ("--help", "-h"):
+        end = cli(*command, flag)
+        assert end.code == 0
+        assert "Usage: restorer " + " ".join(command) in " ".join(end.out.split())
+        assert not end.err
+
+
+def test_usage_errors_are_one_line_and_exit_2(cli: Cli, dsn: str) -> None:
+    for args, words in (
+        (("run", "--bakcup", "x"), ("--bakcup",)),
+        (("dump",), ("dump",)),
+        (("run", "--workers", "many"), ("--workers", "integer")),
+        (("run", "--workers", "0", "--backup", ".", "--dsn", dsn), ("load.workers", "greater than or equal to 1")),
+        (("run", "--batch-size", "-5", "--backup", ".", "--dsn", dsn), ("load.batchRows",)),
+        (("run", "--cleanup", "wipe", "--backup", "."), ("--cleanup wipe", "truncate, delete")),
+        (("run", "--on-conflict", "maybe", "--backup", "."), ("--on-conflict maybe", "skip, update")),
+        (("run", "--max-rejects", "lots", "--backup", "."), ("--max-rejects lots", "2%")),
+        (("run", "--resume", "--restart", "--backup", "."), ("contradict",)),
+        (("run", "--dsn", dsn), ("no backup is named", "--backup DIR")),
+        (("ledger", "purge", "--dsn", dsn), ("nothing to purge is named", "--older-than")),
+        (("rejects", "retry", "--dsn", dsn), ("there is no ledger", "--ledger-schema")),
+        (("report", "--dsn", dsn), ("there is no ledger", "--ledger-schema")),
+    ):
+        check_refused(cli(*args), 2, words)
+
+
+def test_no_arguments_show_the_help() -> None:
+    end = restorer()
+    assert "Usage: restorer" in end.out + end.err
+    assert restorer("--version").out.startswith("restorer ")
+
+
+# -- manifests, flags, environment -----------------------------------------------------------------------------------
+
+MANIFEST = """
+apiVersion: dbrestore.io/v1alpha1
+kind: DatabaseRestore
+metadata: {name: night, namespace: lms}
+spec:
+  target: {host: pg-rw, database: app}
+  cleanup: RequireEmpty
+  onConflict: Reject
+  load: {batchRows: 77}
+  tables: {include: [nothing]}
+"""
+
+
+def test_every_wrong_field_of_a_manifest_is_named(cli: Cli, tmp_path: Path, backup: Path) -> None:
+    manifest = tmp_path / "restore.yaml"
+    manifest.write_text(
+        "apiVersion: dbrestore.io/v1alpha1\nkind: DatabaseRestore\nmetadata: {name: x}\nspec:\n"
+        "  cleanup: Wipe\n  onConflct: Skip\n  load: {workers: 900}\n  target: {port: 99999}\n"
+    )
+    end = cli("run", "-f", manifest, "--backup", backup)
+    check_refused(end, 2, ("spec.cleanup", "spec.onConflct", "spec.load.workers", "spec.target.port"), lines=4)
+    for text, words in (
+        ("a: [", ("is not YAML",)),
+        ("[]", ("document",)),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {}\n", ("apiVersion",)),
+    ):
+        manifest.write_text(text)
+        end = cli("run", "-f", manifest, "--backup", backup)
+        assert end.code == 2
+        assert all(any(w in line for line in end.lines) for w in words), end.err
+    check_refused(cli("run", "-f", tmp_path / "gone.yaml", "--backup", backup), 2, ("gone.yaml", "No such file"))
+
+
+def test_flags_win_over_the_manifest_and_the_shell_over_its_target(
+    cli: Cli, people: Db, dsn: str, tmp_path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    manifest = tmp_path / "restore.yaml"
+    manifest.write_text(MANIFEST)
+    parts = conninfo_to_dict(dsn)
+    monkeypatch.setenv("PGHOST", str(parts["host"]))
+    monkeypatch.setenv("PGUSER", str(parts["user"]))
+    monkeypatch.setenv("PGDATABASE", str(parts["dbname"]))
+    people.execute("INSERT INTO people VALUES (1, 'n1', NULL)")
+    args = ("run", "-f", manifest, "--backup", backup, "--json")
+    assert cli(*args).failures[0]["message"].startswith("no table file is left")
+    assert cli(*args, "--tables", "p*").failures[0]["message"] == "people hold rows, and cleanup is RequireEmpty"
+    end = cli(*args, "--tables", "p*,!x", "--cleanup", "none", "--on-conflict", "skip", "--run-id", "7")
+    assert end.code == 0, end.err
+    assert end.report["run"] == "lms/night/7"
+    assert end.report["totals"]["duplicate"] == 1
+    row = people.execute("SELECT spec FROM dbrestore.runs").fetchone()
+    assert row is not None
+    spec = row[0]
+    assert (spec["load"]["batchRows"], spec["onConflict"], spec["cleanup"]) == (77, "Skip", "None")
+
+
+def test_the_same_command_means_the_same_run(cli: Cli, people: Db, dsn: str, backup: Path) -> None:
+    args = ("run", "--backup", backup, "--dsn", dsn, "--json")
+    first = cli(*args)
+    again = cli(*args, "--batch-size", 7, "--resume")  # how fast does not make it another run
+    assert again.report["run"] == first.report["run"]
+    assert (again.code, again.report["reason"]) == (0, "AlreadyCompleted")
+    other = cli(*args, "--on-conflict", "reject", "--max-rejects", "100%")
+    assert other.report["run"] != first.report["run"]
+    named = cli(*args, "--name", "mine")
+    assert named.report["run"] == "mine/1"
+    changed = cli(*args, "--name", "mine", "--on-conflict", "update")
+    check_line = changed.failures[0]["message"]
+    assert changed.code == 2
+    assert "onConflict" in check_line
+    assert cli(*args, "--name", "mine", "--run-id", "2").report["run"] == "mine/2"
+    people.execute("TRUNCATE people")
+    assert cli(*args).report["reason"] == "AlreadyCompleted"  # a finished run is final
+    assert count(people) == 0
+    restarted = cli(*args, "--restart")
+    assert (restarted.code, restarted.report["reason"], count(people)) == (0, "", 200)
+
+
+def test_an_unfinished_run_with_a_changed_backup_is_refused(dsn: str, people: Db, tmp_path: Path) -> None:
+    backup = write_backup(tmp_path, people=[{"id": i, "name": "n"} for i in range(20_000)])
+    args = ("run", "--backup", backup, "--dsn", dsn, "--name", "x", "--batch-size", 20)
+    started = Started(*args)
+    try:
+        started.until(lambda: count(people) > 0)
+        started.kill_group()
+        started.process.wait()
+    finally:
+        started.close()
+    write_backup(tmp_path, people=PEOPLE)
+    check_refused(restorer(*args), 2, ("the backup changed since run 'x/1' began", "people", "another run ID"))
+    assert restorer(*args, "--restart").code == 0
+
+
+# -- what must not show ----------------------------------------------------------------------------------------------
+
+
+def test_a_password_is_in_no_process_list_and_no_log(tmp_path: Path) -> None:
+    """Neither the command's arguments nor its workers' hold it, from the moment that it is at work."""
+    backup = write_backup(tmp_path, t=[{"id": i} for i in range(20_000)])
+    with OwnServer(hba="local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n") as own:
+        own.database("secrets")
+        with own.connect("secrets") as conn:
+            conn.execute("CREATE TABLE t (id int PRIMARY KEY); ALTER ROLE postgres PASSWORD 'hunter2'")
+        report = tmp_path / "report.json"
+        for number, dsn in enumerate(
+            (
+                f"postgresql://postgres:hunter2@127.0.0.1:{own.port}/secrets",
+                f"host=127.0.0.1 port={own.port} dbname=secrets user=postgres password=hunter2",
+            )
+        ):
+            flag = ("--dsn", dsn) if number else (f"--dsn={dsn}",)
+            started = Started(
+                "run", "--backup", backup, *flag, "--workers", 2, "--batch-size", 50, "--verbose", "--report", report,
+                "--name", number, "--json",
+            )  # fmt: skip
+            try:
+                started.until_workers(2)
+                for process in (psutil.Process(started.pid), *started.workers()):
+                    assert "hunter2" not in " ".join(process.cmdline())
+                    assert "restorer" in " ".join(process.cmdline())
+                end = started.end()
+            finally:
+                started.close()
+            assert end.code == 0, end.err
+            assert "hunter2" not in end.out + end.err + report.read_text()
+
+
+def test_the_password_leaves_the_process_list_before_anything_else(tmp_path: Path) -> None:
+    """It takes no longer than Python's own start."""
+    dsn = f"postgresql://u:hunter2@127.0.0.1:{free_port()}/x?connect_timeout=3"
+    started = Started("run", "--backup", tmp_path, "--dsn", dsn)
+    try:
+        process, until = psutil.Process(started.pid), time.monotonic() + 3
+        while "hunter2" in " ".join(process.cmdline()) or process.cmdline()[:1] != [sys.executable]:
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        print(f"gone after {time.monotonic() - started.began:.2f} s")
+    finally:
+        started.close()
+
+
+# -- looking without writing -----------------------------------------------------------------------------------------
+
+
+def test_plan_says_what_would_happen_and_writes_nothing(cli: Cli, people: Db, dsn: str, backup: Path) -> None:
+    def state() -> Any:
+        return people.execute(
+            "SELECT (SELECT count(*) FROM pg_class), (SELECT count(*) FROM pg_namespace), "
+            "pg_current_xact_id_if_assigned() IS NULL, (SELECT count(*) FROM people)"
+        ).fetchall()
+
+    before = state()
+    text = cli("plan", "--backup", backup, "--dsn", dsn)
+    assert text.code == 0, text.err
+    assert "people  from people (array" in text.out
+    assert "id integer" in text.out
+    data = cli("plan", "--backup", backup, "--dsn", dsn, "--json")
+    plan = json.loads(data.out)
+    assert plan["snapshot"]["name"] == "20241219_103045"
+    assert plan["tables"][0]["columns"] == {"id": "id", "name": "name", "boss": "boss"}
+    assert plan["tables"][0]["cyclic"] is True
+    assert state() == before
+    write_backup(backup, ghosts=[{"id": 1}], spirits=[{"id": 1}])
+    check_refused(cli("plan", "--backup", backup, "--dsn", dsn), 2, ("ghosts", "spirits"), lines=2)
+
+
+def test_a_dry_run_finds_what_a_real_one_would_and_keeps_nothing(
+    cli: Cli, people: Db, dsn: str, tmp_path: Path
+) -> None:  # fmt: skip
+    backup = write_backup(tmp_path, people=[*PEOPLE, {"id": 900, "name": None, "boss": None}])
+    end = cli("run", "--backup", backup, "--dsn", dsn, "--dry-run", "--json")
+    assert end.code == 0, end.err
+    assert end.report["mode"] == "DryRun"
+    assert (end.report["totals"]["inserted"], end.report["totals"]["rejected"]) == (200, 1)
+    assert count(people) == 0
+    assert people.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'dbrestore'").fetchone() == (0,)
+
+
+def test_verify_and_report(cli: Cli, people: Db, dsn: str, backup: Path, tmp_path: Path) -> None:
+    assert cli("run", "--backup", backup, "--dsn", dsn).code == 0
+    stored = json.loads(cli("report", "--dsn", dsn, "--json").out)
+    assert stored["totals"]["inserted"] == 200
+    assert "200" in cli("report", "--dsn", dsn).out
+    check_refused(cli("report", "--dsn", dsn, "--name", "other"), 2, ("no run 'other'", stored["run"]))
+    args = ("verify", "--backup", backup, "--dsn", dsn, "--json", "--report", tmp_path / "v.json")
+    assert cli(*args).code == 0
+    people.execute("UPDATE people SET name = 'changed' WHERE id = 5")
+    end = cli(*args)
+    assert (end.code, end.report["reason"]) == (2, "VerificationFailed")
+    assert json.loads((tmp_path / "v.json").read_text())["totals"]["conflict"] == 1
+    assert count(people) == 200
+
+
+# -- rejects ---------------------------------------------------------------------------------------------------------
+
+
+def accounted(report: dict[str, Any], **totals: int) -> None:
+    t = report["totals"]
+    assert t["read"] == t["inserted"] + t["updated"] + t["duplicate"] + t["conflict"] + t["rejected"]
+    assert {k: t[k] for k in totals} == totals
+
+
+def test_rejects_are_listed_exported_repaired_and_retried(
+    cli: Cli, people: Db, dsn: str, tmp_path: Path
+) -> None:  # fmt: skip
+    """Promise 3: every rejected record is kept, whole, with its reason, and can be repaired and retried."""
+    secret = "a-private-value"
+    bad = [{"id": f"{secret} {i}", "name": "x", "boss": None} for i in range(3)]
+    backup = write_backup(tmp_path / "b", people=[*PEOPLE[:50], *bad, *PEOPLE[50:]])
+    target = ("--dsn", dsn)
+    end = cli("run", "--backup", backup, *target, "--json", "--max-rejects", "5")
+    accounted(end.report, read=203, inserted=200, rejected=3)
+    listed = cli("rejects", "list", *target)
+    assert listed.code == 0
+    assert "3 rejected" in listed.out
+    assert secret not in listed.out
+    rows = [json.loads(line) for line in cli("rejects", "list", *target, "--json", "--limit", 2).out.splitlines()]
+    assert [row["record"] for row in rows] == [51, 52]
+    folder = tmp_path / "rejects"
+    assert cli("rejects", "export", folder, *target).code == 0
+    lines = (folder / "people.ndjson").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == bad  # loadable input
+    with (folder / "people.index.csv").open() as f:
+        assert [row["record"] for row in csv.DictReader(f)] == ["51", "52", "53"]
+    # One line too few: nothing is touched, and the file is named.
+    (folder / "people.ndjson").write_text(lines[0] + "\n")
+    check_refused(
+        cli("rejects", "retry", "--from", folder, *target), 2, ("people.ndjson has 1 lines", "keep every line")
+    )
+    # One repaired, one left wrong, one blank.
+    (folder / "people.ndjson").write_text(json.dumps({"id": 901, "name": "x", "boss": 2}) + "\n" + lines[1] + "\n\n")
+    end = cli("rejects", "retry", "--from", folder, *target)
+    assert (end.code, "2 tried, 1 settled, 1 rejected again" in end.out) == (2, True), end.out
+    accounted(json.loads(cli("report", *target, "--json").out), read=203, inserted=201, rejected=2)
+    assert count(people) == 201
+    assert people.execute("SELECT attempts > 1 FROM dbrestore.rejects ORDER BY id").fetchall() == [(True,), (False,)]
+    assert secret not in cli("rejects", "list", *target).out
+    assert people.execute("SELECT count(*) FROM dbrestore.target").fetchone() == (0,)
+    # Everything as it stands: nothing has changed, so nothing is settled.
+    end = cli("rejects", "retry", *target)
+    assert (end.code, "2 tried, 0 settled, 2 rejected again" in end.out) == (2, True), end.out
+
+
+def test_a_retry_without_repair_settles_what_waited_for_its_parent(
+    cli: Cli, people: Db, dsn: str, tmp_path: Path
+) -> None:  # fmt: skip
+    orphans = [{"id": 300, "name": "x", "boss": 301}, {"id": 302, "name": "y", "boss": 300}]
+    backup = write_backup(tmp_path, people=[*PEOPLE, *orphans])
+    end = cli("run", "--backup", backup, "--dsn", dsn, "--json", "--max-rejects", "5")
+    accounted(end.report, inserted=200, rejected=2)
+    people.execute("INSERT INTO people VALUES (301, 'the parent', NULL)")
+    end = cli("rejects", "retry", "--dsn", dsn)
+    assert (end.code, "2 tried, 2 settled, 0 rejected again" in end.out) == (0, True), end.out
+    accounted(json.loads(cli("report", "--dsn", dsn, "--json").out), read=202, inserted=202, rejected=0)
+    assert count(people) == 203
+
+
+def test_rejects_of_a_run_under_way_are_not_retried(dsn: str, people: Db, tmp_path: Path) -> None:
+    backup = write_backup(tmp_path, people=[{"id": i, "name": "n"} for i in range(20_000)])
+    started = Started("run", "--backup", backup, "--dsn", dsn, "--name", "x", "--batch-size", 20)
+    try:
+        started.until(lambda: count(people) > 0)
+        check_refused(restorer("rejects", "retry", "--dsn", dsn), 2, ("run 'x/1' is not finished", "finish it first"))
+    finally:
+        started.close()
+
+
+# -- the ledger ------------------------------------------------------------------------------------------------------
+
+
+def test_ledger_ddl_runs_and_purge(cli: Cli, people: Db, dsn: str, backup: Path) -> None:
+    ddl = cli("ledger", "ddl", "--ledger-schema", "books").out
+    people.execute(ddl)  # type: ignore[arg-type]
+    args = ("run", "--backup", backup, "--dsn", dsn, "--json")
+    assert cli(*args, "--ledger-schema", "books", "--name", "a").code == 0
+    assert "no runs" in cli("ledger", "runs", "--dsn", dsn).out
+    listed = cli("ledger", "runs", "--dsn", dsn, "--ledger-schema", "books", "--json")
+    assert [(r["run"], r["state"]) for r in map(json.loads, listed.out.splitlines())] == [("a/1", "Succeeded")]
+    assert "a/1" in cli("ledger", "runs", "--dsn", dsn, "--ledger-schema", "books").out
+    purge = ("ledger", "purge", "--dsn", dsn, "--ledger-schema", "books")
+    assert "forgot 0 runs" in cli(*purge, "--older-than", 1).out
+    assert "forgot 1 run: a/1" in cli(*purge, "a/1").out
+    assert cli(*args, "--ledger-schema", "books", "--name", "a").report["totals"]["duplicate"] == 200
+
+
+# -- watching --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_load(people: Db, dsn: str, tmp_path: Path) -> tuple[object, ...]:
+    """The arguments of a load of some seconds."""
+    backup = write_backup(tmp_path / "slow", people=[{"id": i, "name": f"n{i}"} for i in range(40_000)])
+    return "run", "--backup", backup, "--dsn", dsn, "--batch-size", 20
+
+
+def fetch(port: int, path: str) -> tuple[int, str]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return answer.status, answer.read().decode()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_metrics_port_tells_of_a_run_under_way(slow_load: tuple[object, ...], people: Db, workers: int) -> None:
+    port = free_port()
+    started = Started(*slow_load, "--metrics-port", port, "--workers", workers, "--name", "watched")
+    try:
+        started.until(lambda: count(people) > 0)
+        time.sleep(0.3)
+        assert fetch(port, "/healthz")[0] == 200
+        shown = json.loads(fetch(port, "/progress")[1])
+        assert shown["run"] == "watched/1"
+        assert 0 < shown["recordsRead"] < 40_000
+        metrics = fetch(port, "/metrics")[1]
+        found = re.search(r'dbrestore_records_total\{.*outcome="inserted".*\} ([0-9.e+]+)', metrics)
+        assert found
+        assert 0 < float(found[1]) < 40_000
+        assert "dbrestore_progress_ratio" in metrics
+        end = started.end()
+    finally:
+        started.close()
+    assert end.code == 0, end.err
+
+
+def test_a_metrics_port_that_is_taken_is_refused(cli: Cli, people: Db, dsn: str, backup: Path) -> None:
+    import socket
+
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        end = cli("run", "--backup", backup, "--dsn", dsn, "--metrics-port", port)
+    check_refused(end, 2, (f"metrics port {port}", "choose another --metrics-port"))
+    assert count(people) == 0
+
+
+def test_the_termination_log_holds_the_state_so_far_and_then_the_report(
+    slow_load: tuple[object, ...], people: Db, tmp_path: Path
+) -> None:
+    log = tmp_path / "termination-log"
+    log.touch()
+    inode = log.stat().st_ino
+    started = Started(*slow_load, "--termination-log", log)
+    try:
+        started.until(lambda: count(people) > 0)
+        early = json.loads(log.read_bytes())
+        assert early["outcome"] == "Interrupted"
+        end = started.end()
+    finally:
+        started.close()
+    assert end.code == 0
+    final = log.read_bytes()
+    assert len(final) <= 4096
+    assert json.loads(final)["outcome"] == "Succeeded"
+    assert json.loads(final)["totals"]["inserted"] == 40_000
+    assert log.stat().st_ino == inode  # the kubelet's mount cannot be replaced
+
+
+def test_the_termination_log_of_a_run_that_never_began_says_why(cli: Cli, people: Db, dsn: str, tmp_path: Path) -> None:
+    for args in (("--backup", tmp_path / "gone"), ("--backup", write_backup(tmp_path / "b", ghosts=[{"id": 1}]))):
+        log = tmp_path / "log"
+        end = cli("run", *args, "--dsn", dsn, "--termination-log", log)
+        assert end.code == 2
+        told = json.loads(log.read_bytes())
+        assert (told["outcome"], told["reason"]) == ("Failed", "ValidationFailed")
+        assert "gone" in told["message"] or "ghosts" in told["message"]
+
+
+def test_profile_writes_a_profile(cli: Cli, people: Db, dsn: str, backup: Path, tmp_path: Path) -> None:
+    target = tmp_path / "run.prof"
+    assert cli("run", "--backup", backup, "--dsn", dsn, "--profile", target).code == 0
+    assert pstats.Stats(str(target)).total_calls > 1000  # type: ignore[attr-defined]
+
+
+def test_json_gives_json_and_nothing_else(cli: Cli, people: Db, dsn: str, backup: Path) -> None:
+    end = cli("run", "--backup", backup, "--dsn", dsn, "--json", "--verbose")
+    assert len(end.out.splitlines()) == 1
+    accounted(end.report, inserted=200)
+    assert [e["event"] for e in end.events][-1] == "run finished"
+    assert {"ts", "level", "event"} <= end.events[0].keys()
+
+
+def on_a_terminal(*args: object, seconds: float = 30) -> Ended:
+    """Runs the command on a pseudo-terminal of 100 columns. -> all that it showed, as `out`"""
+    parent, child = pty.openpty()
+    import fcntl
+    import struct
+    import termios
+
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, args)],
+        stdin=child, stdout=child, stderr=child, env=environment(TERM="xterm-256color"), start_new_session=True,
+    )  # fmt: skip
+    os.close(child)
+    shown = b""
+    try:
+        while time.monotonic() - began < seconds:
+            if select.select([parent], [], [], 0.1)[0]:
+                try:
+                    data = os.read(parent, 65536)
+                except OSError:  # the other end is closed
+                    break
+                if not data:
+                    break
+                shown += data
+        code = process.wait(max(0.1, seconds - (time.monotonic() - began)))
+    finally:
+        process.kill()
+        process.wait()
+        os.close(parent)
+    return Ended(code, shown.decode(), "", time.monotonic() - began)
+
+
+def test_a_terminal_shows_it_live_and_then_the_report(slow_load: tuple[object, ...], people: Db) -> None:
+    end = on_a_terminal(*slow_load)
+    assert end.code == 0, end.out[-2000:]
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", end.out)
+    assert re.search(r"\b[1-9]\d? ?%", plain), "no progress was shown"
+    assert "people" in plain
+    assert "Restored" in plain[-2500:]
+    assert "40,000" in plain[-2500:]
+    assert '{"ts"' not in plain  # no log lines among it
+    assert end.out.rfind("\x1b[?25h") >= end.out.rfind("\x1b[?25l")  # the cursor is back
+
+
+def test_a_terminal_shows_a_refusal_in_one_line(people: Db, dsn: str, tmp_path: Path) -> None:
+    end = on_a_terminal("run", "--backup", write_backup(tmp_path, ghosts=[{"id": 1}]), "--dsn", dsn)
+    assert end.code == 2
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", end.out)
+    assert len([line for line in plain.splitlines() if "ghosts" in line]) == 1
+    assert "Traceback" not in plain
+
+
+def test_a_reader_that_goes_away_does_no_harm(people: Db, dsn: str, backup: Path) -> None:
+    """`restorer run | head -0`: the run is finished all the same."""
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.run(
+        [*COMMAND, "run", "--backup", str(backup), "--dsn", dsn],
+        stdout=write, stderr=subprocess.PIPE, env=environment(), timeout=30, check=False,
+    )  # fmt: skip
+    os.close(write)
+    assert b"Traceback" not in process.stderr
+    assert count(people) == 200
+    assert people.execute("SELECT state FROM dbrestore.runs").fetchall() == [("Succeeded",)]
