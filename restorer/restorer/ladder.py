@@ -25,7 +25,7 @@ from .orphans import prune
 from .piece import Piece
 from .problems import SUPPRESSED, problem_of
 from .relation import Relations, columns
-from .stage import COPY_OPTIONS, Keys, Line, Stage, Suppressed
+from .stage import COPY_OPTIONS, Keys, Line, Stage, Suppressed, write_together
 
 Explain = Callable[[str], None]
 CALM = 2  # clean batches after which a lower rung is tried again
@@ -260,7 +260,7 @@ class Ladder:
                     self.settle_keys(stage.inside(self.on_conflict), done)
                     # a row that went for its key may have been somebody's parent
                     done.deferred.extend(prune([stage])[0])
-                self._write(stage, done)
+                self._write(conn, stage, done)
             outcome.absorb(done)
         except (psycopg.Error, Suppressed) as error:
             if isinstance(error, psycopg.Error) and kind_of(error) != "record":
@@ -281,12 +281,17 @@ class Ladder:
         else:
             outcome.rejects |= keys.different
 
-    def _write(self, stage: Stage, outcome: Outcome, which: list[int] | None = None) -> None:
+    def _write(self, conn: Connection, stage: Stage, outcome: Outcome, which: list[int] | None = None) -> None:
         """Updates and inserts what the stage holds, or `which` of it. Raises Suppressed when a row went nowhere and it
         cannot be told which."""
-        updated = self.update_existing(stage, which)
-        outcome.counters.updated += updated
-        given = (len(which) - updated) if which is not None else stage.count()
+        given = len(which) if which is not None else stage.count()
+        if self.on_conflict == "Update":
+            ((inserted, updated),) = write_together(conn, [(stage, which)], update=True)
+            if inserted + updated != given:
+                raise Suppressed
+            outcome.counters.inserted += inserted
+            outcome.counters.updated += updated
+            return
         inserted = stage.insert(which)
         if inserted != given:
             absent = stage.absent() if which is None else None
@@ -296,14 +301,6 @@ class Ladder:
             outcome.rejects |= dict.fromkeys(absent, SUPPRESSED)
             inserted = given - len(absent)
         outcome.counters.inserted += inserted
-
-    def update_existing(self, stage: Stage, which: list[int] | None = None) -> int:
-        """Under Update: the rows that are there already get the new content and leave the stage. -> rows"""
-        if self.on_conflict != "Update":
-            return 0
-        updated = stage.update(which)
-        stage.remove(updated)
-        return len(updated)
 
     def _halve(self, conn: Connection, stage: Stage, outcome: Outcome) -> None:
         """The Row rung: tries halves, each under a savepoint, until every bad row stands alone. Rows that lack a parent in
@@ -316,7 +313,7 @@ class Ladder:
             try:
                 with conn.transaction():
                     done = Outcome(rejects={}, deferred=[])
-                    self._write(stage, done, part)
+                    self._write(conn, stage, done, part)
                     stage.remove(part)
                 outcome.absorb(done)
             except (psycopg.Error, Suppressed) as error:
@@ -345,8 +342,6 @@ class Ladder:
             if self.on_conflict == "Skip":
                 outcome.counters.conflict += 1
                 return
-            if self.on_conflict == "Update" and stage.is_identity(problem.constraint):
-                problem = SUPPRESSED  # the row is there, and the update of it went nowhere
         outcome.rejects[ordinal] = problem
 
 

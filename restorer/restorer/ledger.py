@@ -178,9 +178,7 @@ class Ledger:
             self.q(
                 "DELETE FROM {owners} o WHERE o.run = %s AND o.owner <> %s AND (o.lease_until < clock_timestamp() OR "
                 # After a crash of the server no backend is left, and who holds the target comes back in seconds.
-                "(NOT EXISTS (SELECT FROM {target} t WHERE t.owner = o.owner) AND "
-                + _GONE
-                + "))"
+                "(NOT EXISTS (SELECT FROM {target} t WHERE t.owner = o.owner) AND " + _GONE + "))"
             ),
             (self.run, self.owner),
         )

@@ -7,14 +7,26 @@ from psycopg import sql
 
 from .model import Table
 
+STAND_IN = "dbrestore stand-in"  # column of `read` in a dry run that updates: whether the row is the stand-in's
+
 
 class Relation(msgspec.Struct, frozen=True):
     """`write`: what COPY and INSERT name. `read`: what a FROM clause names: the table, or (dry run) the table and its
-    temporary stand-in together; `apart` says that these differ, so that a row that is there cannot be written to."""
+    temporary stand-in together. `real`: in a dry run that updates, the table itself: a row to be updated is copied from
+    there into the stand-in first, and counts there alone from then on; `key` says which rows are the same."""
 
     write: sql.Composable
     read: sql.Composable
-    apart: bool = False
+    real: sql.Composable | None = None
+    key: tuple[str, ...] = ()
+
+    def current(self, alias: str) -> sql.Composable:
+        """The condition that a row of `read` still counts."""
+        if self.real is None:
+            return sql.SQL("true")
+        return sql.SQL("({} OR NOT EXISTS (SELECT FROM {} n WHERE {}))").format(
+            sql.Identifier(alias, STAND_IN), self.write, equal("n", self.key, alias, self.key)
+        )
 
 
 def of_table(schema: str, name: str) -> Relation:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable
 
 import psycopg
-from psycopg import sql
 
 from .batch import Outcome
 from .connection import Connection, kind_of
@@ -26,7 +25,7 @@ from .piece import Piece
 from .plan import components
 from .problems import SUPPRESSED, problem_of
 from .session import Session
-from .stage import Line, Stage, Suppressed
+from .stage import Line, Stage, Suppressed, write_together
 from .tasks import Tasks
 
 _CHUNK = 1000
@@ -118,25 +117,15 @@ class Settler:
         parts: list[tuple[TablePlan, Stage, list[int] | None]] = [
             (plan, stage, which.get(n)) for n, (plan, stage) in enumerate(stages) if not which or n in which
         ]
-        given = []
-        for plan, stage, some in parts:
-            updated = self._ladder(plan.name).update_existing(stage, some)
-            outcomes[plan.name].counters.updated += updated
-            given.append(stage.count() if some is None else len(some) - updated)
-        if not sum(given):
+        if not parts:
             return
-        clauses = [
-            sql.SQL("i{} AS ({} RETURNING 1)").format(sql.SQL(str(n)), stage.insert_clause(some))
-            for n, (_, stage, some) in enumerate(parts)
-        ]
-        counts = [sql.SQL("(SELECT count(*) FROM i{})").format(sql.SQL(str(n))) for n in range(len(parts))]
-        row = conn.execute(
-            sql.SQL("WITH {} SELECT {}").format(sql.SQL(", ").join(clauses), sql.SQL(", ").join(counts))
-        ).fetchone()
-        if row is None or list(row) != given:
-            raise Suppressed
-        for (plan, _, _), inserted in zip(parts, row, strict=True):
+        update = any(self._ladder(plan.name).on_conflict == "Update" for plan, _, _ in parts)
+        written = write_together(conn, [(stage, some) for _, stage, some in parts], update=update)
+        for (plan, stage, some), (inserted, updated) in zip(parts, written, strict=True):
+            if inserted + updated != (stage.count() if some is None else len(some)):
+                raise Suppressed
             outcomes[plan.name].counters.inserted += inserted
+            outcomes[plan.name].counters.updated += updated
 
     def _by_units(self, conn: Connection, stages: list[tuple[TablePlan, Stage]], outcomes: dict[str, Outcome]) -> None:
         """A row that a trigger (or the like) refuses spoils the one statement. A unit is a row, or rows that refer to each

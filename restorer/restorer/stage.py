@@ -92,7 +92,7 @@ class Stage:
         self._bare = f"{name}_{conn.info.backend_pid}" if home else name
         self.name = sql.Identifier(home or "pg_temp", self._bare)
         self._home = home
-        self._identity = _identity(table, given)
+        self._identity = identity(table, given)
         kind = "CREATE UNLOGGED TABLE {s} AS" if home else "CREATE TEMP TABLE {s} ON COMMIT DROP AS"
         # not LIKE: that would copy NOT NULL, and a row with a null must get in here to be told apart
         bare = sql.Identifier(name) if not home else self.name
@@ -227,10 +227,12 @@ class Stage:
 
     def _missing(self, fk: ForeignKey) -> sql.Composed:
         """The row refers to a parent (MATCH SIMPLE: no null; FULL: not all null) that the table has not."""
-        parent = self._relations.get(fk.to_schema, fk.to_table).read
+        parent = self._relations.get(fk.to_schema, fk.to_table)
         nulls = [sql.SQL("{} IS NOT NULL").format(sql.Identifier("s", c)) for c in fk.columns]
         refers = sql.SQL(" OR " if fk.match == "f" else " AND ").join(nulls)
-        there = sql.SQL("EXISTS (SELECT FROM {} p WHERE {})").format(parent, equal("p", fk.to_columns, "s", fk.columns))
+        there = sql.SQL("EXISTS (SELECT FROM {} p WHERE {} AND {})").format(
+            parent.read, equal("p", fk.to_columns, "s", fk.columns), parent.current("p")
+        )
         return sql.SQL("({}) AND NOT {}").format(refers, there)
 
     def inner(self) -> list[ForeignKey]:
@@ -393,18 +395,15 @@ class Stage:
 
     def _existing(self, unique: Unique, keys: Keys, on_conflict: str, only: sql.Composable) -> None:
         same = self._same("s", "t")
-        pretend = on_conflict == "Update" and self._target.apart
-        if on_conflict == "Update" and not pretend:
+        if on_conflict == "Update":
             only = sql.SQL("{} AND {}").format(only, same)
         found = self._run(
-            "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} RETURNING s.{ord}, {same}",
-            join=equal("t", unique.columns, "s", unique.columns), only=only, same=same,
+            "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} AND {current} RETURNING s.{ord}, {same}",
+            current=self._target.current("t"), join=equal("t", unique.columns, "s", unique.columns), only=only, same=same,
         )  # fmt: skip
         for ordinal, is_same in found:
             if is_same:
                 keys.duplicate += 1
-            elif pretend:
-                keys.updated += 1
             else:
                 keys.different[ordinal] = named("23505", constraint=unique.name)
 
@@ -416,8 +415,8 @@ class Stage:
             else sql.SQL("")
         )
         found = self._run(
-            "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{own}{only} RETURNING s.{ord}, {same}",
-            join=self._joined(unique), own=own, only=only,
+            "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{own}{only} AND {current} RETURNING s.{ord}, {same}",
+            current=self._target.current("t"), join=self._joined(unique), own=own, only=only,
             same=sql.SQL("false") if self._identity else self._same("s", "t"),
         )  # fmt: skip
         for ordinal, is_same in found:
@@ -447,29 +446,49 @@ class Stage:
     def _which(self, which: list[int] | None) -> sql.Composable:
         return sql.SQL("true") if which is None else sql.SQL("s.{} = ANY ({})").format(self.ord, sql.Literal(which))
 
-    def update(self, which: list[int] | None = None) -> list[int]:
-        """Updates the rows that are there (policy Update) from the stage's rows, or those in `which`. -> their ordinals"""
+    def update_clause(self, which: list[int] | None = None) -> sql.Composed | None:
+        """`UPDATE t SET … FROM stage`: the rows that are there (policy Update) get what the stage's rows, or those in
+        `which`, bring. None when there is nothing that may be updated."""
         fixed = {c.name for c in self.table.columns if c.identity == "a"} | set(
             self._identity.columns if self._identity else ()
         )
         settable = tuple(n for n in self.given if n not in fixed)
         if not self._identity or not settable:
-            return []
+            return None
+        if self._target.real is not None:
+            self._adopt(which)
         assign = sql.SQL(", ").join(
             sql.SQL("{} = {}").format(sql.Identifier(n), sql.Identifier("s", n)) for n in settable
         )
-        found = self._run(
-            "UPDATE {w} AS t SET {assign} FROM {s} AS s WHERE {join} AND {which} RETURNING s.{ord}",
-            w=self._target.write, assign=assign, join=equal("t", self._identity.columns, "s", self._identity.columns),
-            which=self._which(which),
+        return sql.SQL("UPDATE {} AS t SET {} FROM {} AS s WHERE {} AND {}").format(
+            self._target.write, assign, self.name,
+            equal("t", self._identity.columns, "s", self._identity.columns), self._which(which),
         )  # fmt: skip
-        return [row[0] for row in found]
 
-    def insert_clause(self, which: list[int] | None = None) -> sql.Composed:
-        """`INSERT INTO t (…) OVERRIDING SYSTEM VALUE SELECT … FROM stage`, in the file's order."""
+    def _adopt(self, which: list[int] | None) -> None:
+        """A dry run: the stand-in gets the rows that are about to be updated as the table has them."""
+        assert self._identity is not None and self._target.real is not None
+        every = columns(tuple(c.name for c in self.table.columns if not c.generated))
+        of_it = columns(tuple(c.name for c in self.table.columns if not c.generated), "t")
+        self._run(
+            "INSERT INTO {w} ({every}) OVERRIDING SYSTEM VALUE SELECT {of_it} FROM {real} AS t "
+            "WHERE EXISTS (SELECT FROM {s} AS s WHERE {join} AND {which}) AND NOT EXISTS (SELECT FROM {w} AS n WHERE {known})",
+            w=self._target.write, every=every, of_it=of_it, real=self._target.real, which=self._which(which),
+            join=equal("t", self._identity.columns, "s", self._identity.columns),
+            known=equal("n", self._target.key, "t", self._target.key),
+        )  # fmt: skip
+
+    def insert_clause(self, which: list[int] | None = None, *, new: bool = False) -> sql.Composed:
+        """`INSERT INTO t (…) OVERRIDING SYSTEM VALUE SELECT … FROM stage`, in the file's order. `new`: only rows that the
+        table has not."""
+        only = self._which(which)
+        if new and self._identity:
+            only = sql.SQL("{} AND NOT EXISTS (SELECT FROM {} AS t WHERE {})").format(
+                only, self._target.read, equal("t", self._identity.columns, "s", self._identity.columns)
+            )
         given = sql.SQL(" ({})").format(columns(self.given)) if self.given else sql.SQL("")
         return sql.SQL("INSERT INTO {}{} OVERRIDING SYSTEM VALUE SELECT {} FROM {} AS s WHERE {} ORDER BY s.{}").format(
-            self._target.write, given, columns(self.given, "s"), self.name, self._which(which), self.ord
+            self._target.write, given, columns(self.given, "s"), self.name, only, self.ord
         )
 
     def insert(self, which: list[int] | None = None) -> int:
@@ -488,9 +507,6 @@ class Stage:
             )
         ]
 
-    def is_identity(self, constraint: str) -> bool:
-        return self._identity is not None and self._identity.name == constraint
-
     def remove(self, ordinals: list[int]) -> None:
         if len(ordinals) > 1:
             self._index()
@@ -506,10 +522,15 @@ class Stage:
             source = sql.SQL("SELECT s.{} AS o, {} AS there, {} AS same FROM {} AS s LEFT JOIN {} AS t ON {}")
             rows = source.format(self.ord, there, same, self.name, self._target.read, join)
         else:
-            found = sql.SQL("EXISTS (SELECT FROM {} t WHERE {})").format(self._target.read, self._same("s", "t"))
-            rows = sql.SQL("SELECT s.{} AS o, {} AS there, true AS same FROM {} AS s").format(
-                self.ord, found, self.name
-            )
+            with self._hash_joins(True):
+                missing = [
+                    row[0]
+                    for row in self._run(
+                        "SELECT s.{ord} FROM {s} AS s WHERE NOT EXISTS (SELECT FROM {t} AS t WHERE {a} = {b} AND {same})",
+                        a=self._digest("t"), b=self._digest("s"), same=self._same("s", "t"),
+                    )
+                ]  # fmt: skip
+            return self.count() - len(missing), 0, missing
         row = self._run(
             "SELECT count(*) FILTER (WHERE there AND same), count(*) FILTER (WHERE there AND NOT same), "
             "array_agg(o) FILTER (WHERE NOT there) FROM ({rows}) x",
@@ -518,6 +539,40 @@ class Stage:
         assert row is not None
         return int(row[0]), int(row[1]), list(row[2] or ())
 
+    def _digest(self, alias: str) -> sql.Composed:
+        """A hash of what the rows bring, alike for the same content; types that spell one value in several ways are left
+        out. IS NOT DISTINCT FROM alone would hold every row against every other one."""
+        texts = [
+            sql.SQL("{}::text").format(sql.Identifier(alias, c.name))
+            for c in self.table.columns
+            if c.name in set(self.given) and c.type.name not in ("numeric", "float4", "float8", "jsonb")
+        ]
+        return sql.SQL("hashtextextended(ROW({})::text, 0)").format(sql.SQL(", ").join(texts))
+
+
+def write_together(
+    conn: Connection, parts: list[tuple[Stage, list[int] | None]], *, update: bool
+) -> list[tuple[int, int]]:
+    """(inserted, updated) for each stage (all its rows, or some), by ONE statement: foreign keys are checked at its end
+    (PostgreSQL documentation, CREATE TABLE, NOT DEFERRABLE), so rows may refer to each other whatever is done to them.
+    `update`: rows that are there are updated (policy Update)."""
+    clauses, counts = [], []
+    for n, (stage, which) in enumerate(parts):
+        for kind, clause in (
+            ("i", stage.insert_clause(which, new=update)),
+            ("u", stage.update_clause(which) if update else None),
+        ):
+            name = sql.SQL(f"{kind}{n}")
+            if clause is None:
+                counts.append(sql.SQL("0").format())
+                continue
+            clauses.append(sql.SQL("{} AS ({} RETURNING 1)").format(name, clause))
+            counts.append(sql.SQL("(SELECT count(*) FROM {})").format(name))
+    query = sql.SQL("WITH {} SELECT {}").format(sql.SQL(", ").join(clauses), sql.SQL(", ").join(counts))
+    row = conn.execute(query).fetchone()
+    assert row is not None
+    return list(zip(row[::2], row[1::2], strict=True))
+
 
 def _keeping(chunks: Iterable[list[Line]], kept: list[Line]) -> Iterator[list[Line]]:
     for chunk in chunks:
@@ -525,7 +580,7 @@ def _keeping(chunks: Iterable[list[Line]], kept: list[Line]) -> Iterator[list[Li
         yield chunk
 
 
-def _identity(table: Table, given: tuple[str, ...]) -> Unique | None:
+def identity(table: Table, given: tuple[str, ...]) -> Unique | None:
     """The key that says whether two records are the same: the primary key, else the first unique one without nulls."""
     not_null = {c.name for c in table.columns if c.not_null}
     for unique in table.uniques:

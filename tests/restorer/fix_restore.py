@@ -136,7 +136,9 @@ class Restore:
     def role(self, *grants: str) -> str:
         """A role that owns nothing but may create schemas; `{}` in `grants` is its name. -> how it connects"""
         name = f"role_{self.db.info.dbname}"
-        self.schema(f"CREATE ROLE {name} LOGIN PASSWORD 'x'", f"GRANT CREATE ON DATABASE {self.db.info.dbname} TO {name}")
+        self.schema(
+            f"CREATE ROLE {name} LOGIN PASSWORD 'x'", f"GRANT CREATE ON DATABASE {self.db.info.dbname} TO {name}"
+        )
         self.schema(*(g.format(name) for g in grants))
         self.roles.append(name)
         return make_conninfo(self.dsn, user=name, password="x")

@@ -154,7 +154,13 @@ def test_update_writes_every_given_column_and_nothing_else(at: Restore):
 @pytest.mark.parametrize("batch", [1, 3, 5000])
 def test_one_key_in_records_of_different_shapes_goes_by_their_order(at: Restore, policy: str, batch: int):
     at.schema("CREATE TABLE t (id int PRIMARY KEY, a int DEFAULT 7, b int)")
-    records = [{"id": 1, "a": 1, "b": 1}, {"id": 2, "b": 1}, {"id": 1, "b": 2}, {"id": 2, "a": 3, "b": 3}, {"id": 3, "a": 3}]
+    records = [
+        {"id": 1, "a": 1, "b": 1},
+        {"id": 2, "b": 1},
+        {"id": 1, "b": 2},
+        {"id": 2, "a": 3, "b": 3},
+        {"id": 3, "a": 3},
+    ]
     at.file("t", records).ok(on_conflict=policy, batch=batch)
     if policy == "Update":
         assert at.rows() == [(1, 1, 2), (2, 3, 3), (3, 3, None)]
@@ -178,7 +184,13 @@ def test_a_bad_first_record_does_not_cost_the_good_second_one_of_its_key(at: Res
         "CREATE TABLE t (id int PRIMARY KEY, v text CHECK (v <> 'check'), p int REFERENCES t)",
         "CREATE TRIGGER no BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION no()",
     )
-    records = [{"id": 1, "v": "bad"}, {"id": 1, "v": "good"}, {"id": 2, "v": "check"}, {"id": 2, "v": "good"}, {"id": 2, "v": "good"}]
+    records = [
+        {"id": 1, "v": "bad"},
+        {"id": 1, "v": "good"},
+        {"id": 2, "v": "check"},
+        {"id": 2, "v": "good"},
+        {"id": 2, "v": "good"},
+    ]
     result = at.file("t", records).ok()
     assert at.rows("SELECT id, v FROM t ORDER BY 1") == [(1, "good"), (2, "good")]
     assert result.counts() == {"inserted": 2, "duplicate": 1, "rejected": 2}

@@ -14,7 +14,10 @@ TREE = "CREATE TABLE t (id int PRIMARY KEY, parent int REFERENCES t {})"
 @pytest.mark.parametrize("kind", ["", "ON DELETE CASCADE", "DEFERRABLE INITIALLY DEFERRED"])
 def test_children_before_parents_in_one_table(at: Restore, batch: int, kind: str):
     at.schema(TREE.format(kind))
-    records = [{"id": i, "parent": i // 2 or None} for i in range(1, 101)] + [{"id": 200, "parent": 999}, {"id": 201, "parent": 200}]
+    records = [{"id": i, "parent": i // 2 or None} for i in range(1, 101)] + [
+        {"id": 200, "parent": 999},
+        {"id": 201, "parent": 200},
+    ]
     random.Random(1).shuffle(records)
     result = at.file("t", records).ok(batch=batch)
     assert at.rows() == [(i, i // 2 or None) for i in range(1, 101)]
@@ -120,7 +123,9 @@ def test_a_foreign_key_may_mean_another_unique_key_and_other_types(at: Restore):
         "CREATE TABLE t (id int PRIMARY KEY, code text REFERENCES p (code), n int REFERENCES p (n))",
     )
     at.file("p", [{"id": 1, "code": "x", "n": 5}, {"id": 2, "code": "y", "n": 6}])
-    result = at.file("t", [{"id": 1, "code": "x", "n": 6}, {"id": 2, "code": "z", "n": 5}, {"id": 3, "code": None, "n": 7}]).ok()
+    result = at.file(
+        "t", [{"id": 1, "code": "x", "n": 6}, {"id": 2, "code": "z", "n": 5}, {"id": 3, "code": None, "n": 7}]
+    ).ok()
     assert at.rows() == [(1, "x", 6)]
     assert [r["constraint_name"] for r in result.whole_rejects()] == ["t_code_fkey", "t_n_fkey"]
 
@@ -151,7 +156,12 @@ def test_a_self_reference_to_oneself_is_fine(at: Restore):
 
 def test_a_parent_that_loses_its_key_leaves_orphans(at: Restore):
     at.schema("CREATE TABLE t (id int PRIMARY KEY, e text UNIQUE, parent int REFERENCES t)")
-    records = [{"id": 1, "e": "a", "parent": None}, {"id": 2, "e": "a", "parent": 1}, {"id": 3, "e": "c", "parent": 2}, {"id": 4, "e": "d", "parent": 1}]
+    records = [
+        {"id": 1, "e": "a", "parent": None},
+        {"id": 2, "e": "a", "parent": 1},
+        {"id": 3, "e": "c", "parent": 2},
+        {"id": 4, "e": "d", "parent": 1},
+    ]
     result = at.file("t", records).ok()
     assert [r[0] for r in at.rows()] == [1, 4]
     assert result.counts() == {"inserted": 2, "conflict": 1, "rejected": 1}
@@ -160,7 +170,12 @@ def test_a_parent_that_loses_its_key_leaves_orphans(at: Restore):
 @pytest.mark.parametrize("policy", ["Skip", "Update", "Reject"])
 def test_deferred_rows_obey_the_policy_too(at: Restore, policy: str):
     at.schema(TREE.format(""), "ALTER TABLE t ADD v text", "INSERT INTO t VALUES (1, NULL, 'old')")
-    records = [{"id": 1, "parent": 9, "v": "new"}, {"id": 5, "parent": 9, "v": "x"}, {"id": 5, "parent": 9, "v": "y"}, {"id": 9, "parent": None, "v": "p"}]
+    records = [
+        {"id": 1, "parent": 9, "v": "new"},
+        {"id": 5, "parent": 9, "v": "x"},
+        {"id": 5, "parent": 9, "v": "y"},
+        {"id": 9, "parent": None, "v": "p"},
+    ]
     result = at.file("t", records).ok(on_conflict=policy, batch=1)
     expected = {
         "Skip": ([(1, None, "old"), (5, 9, "x"), (9, None, "p")], {"inserted": 2, "conflict": 2}),

@@ -45,7 +45,11 @@ def test_a_check_on_a_column_that_gets_its_default_is_not_held_against_null(at: 
 
 def test_a_key_first_seen_after_the_sample_is_loaded_all_the_same(at: Restore):
     at.schema("CREATE TABLE t (id int PRIMARY KEY, a int DEFAULT 7, c text)")
-    records = [{"id": i} for i in range(10_000)] + [{"id": 10_000, "a": 1}, {"id": 10_001, "c": "late"}, {"id": 10_002, "b": 1}]
+    records = [{"id": i} for i in range(10_000)] + [
+        {"id": 10_000, "a": 1},
+        {"id": 10_001, "c": "late"},
+        {"id": 10_002, "b": 1},
+    ]
     result = at.file("t", records).ok()
     assert result.counts() == {"inserted": 10_002, "rejected": 1}
     assert at.rows("SELECT * FROM t WHERE id >= 9999 ORDER BY 1") == [

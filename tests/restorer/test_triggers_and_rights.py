@@ -17,7 +17,9 @@ TEN = [{"id": i, "v": f"secret{i}"} for i in range(1, 11)]
 
 
 @pytest.mark.parametrize("when", ["BEFORE INSERT", "AFTER INSERT"])
-@pytest.mark.parametrize("state", ["", " USING ERRCODE = '23514'", " USING ERRCODE = '45000'", " USING ERRCODE = 'UX001'"])
+@pytest.mark.parametrize(
+    "state", ["", " USING ERRCODE = '23514'", " USING ERRCODE = '45000'", " USING ERRCODE = 'UX001'"]
+)
 def test_a_trigger_that_raises_costs_the_rows_it_raises_for(at: Restore, when: str, state: str):
     at.schema("CREATE TABLE t (id int PRIMARY KEY, v text)")
     trigger(at, f"IF NEW.id IN (1, 6, 10) THEN RAISE EXCEPTION 'no %', NEW.v{state}; END IF; RETURN NEW;", when=when)
@@ -67,8 +69,16 @@ def test_before_triggers_may_fill_in_what_must_not_be_null(at: Restore):
         "CREATE TABLE p (id int PRIMARY KEY)", "INSERT INTO p VALUES (1)",
         "CREATE TABLE t (id int PRIMARY KEY, v text NOT NULL CHECK (v <> 'bad'), p int REFERENCES p)",
     )  # fmt: skip
-    trigger(at, "NEW.v := coalesce(nullif(NEW.v, 'bad'), 'filled'); NEW.p := 1; NEW.id := coalesce(NEW.id, 50); RETURN NEW;")
-    records = [{"id": 1, "v": None, "p": 9}, {"id": 2, "v": "bad", "p": 1}, {"id": 3, "v": "x"}, {"id": None, "v": "y"}, {"id": 3, "v": "z"}]
+    trigger(
+        at, "NEW.v := coalesce(nullif(NEW.v, 'bad'), 'filled'); NEW.p := 1; NEW.id := coalesce(NEW.id, 50); RETURN NEW;"
+    )
+    records = [
+        {"id": 1, "v": None, "p": 9},
+        {"id": 2, "v": "bad", "p": 1},
+        {"id": 3, "v": "x"},
+        {"id": None, "v": "y"},
+        {"id": 3, "v": "z"},
+    ]
     result = at.file("t", records).ok()
     assert at.rows() == [(1, "filled", 1), (2, "filled", 1), (3, "x", 1), (50, "y", 1)]
     assert result.counts() == {"inserted": 4, "conflict": 1}
@@ -86,7 +96,11 @@ def test_an_update_that_a_trigger_drops_is_a_reject(at: Restore):
 @pytest.mark.parametrize("rule", ["DO INSTEAD NOTHING", "DO ALSO INSERT INTO log VALUES (NEW.id)"])
 @pytest.mark.parametrize("batch", [3, 5000])
 def test_rules_are_obeyed_by_every_batch_alike(at: Restore, rule: str, batch: int):
-    at.schema("CREATE TABLE log (id int)", "CREATE TABLE t (id int PRIMARY KEY, v text)", f"CREATE RULE r AS ON INSERT TO t {rule}")
+    at.schema(
+        "CREATE TABLE log (id int)",
+        "CREATE TABLE t (id int PRIMARY KEY, v text)",
+        f"CREATE RULE r AS ON INSERT TO t {rule}",
+    )
     result = at.file("t", TEN).ok(batch=batch)
     if "ALSO" in rule:
         assert result.counts() == {"inserted": 10} and at.value("SELECT count(*) FROM log") == 10
@@ -151,7 +165,23 @@ def test_a_role_without_temp_privilege_stages_in_the_ledgers_schema(at: Restore)
     assert at.value("SELECT count(*) FROM pg_class WHERE relname LIKE 'dbrestore_stage%'") == 0
 
 
-NASTY = ['we"ird', "two words", "100%", "%s %(x)s", "ünï", "select", "dbrestore ord", "UPPER", "s", "t", "o", "{x}", "a.b", "kept", "x'y"]
+NASTY = [
+    'we"ird',
+    "two words",
+    "100%",
+    "%s %(x)s",
+    "ünï",
+    "select",
+    "dbrestore ord",
+    "UPPER",
+    "s",
+    "t",
+    "o",
+    "{x}",
+    "a.b",
+    "kept",
+    "x'y",
+]
 
 
 @pytest.mark.parametrize("policy", ["Skip", "Update"])
@@ -165,7 +195,10 @@ def test_names_of_any_kind(at: Restore, policy: str):
         'CREATE SCHEMA "Sche ma"',
         f'CREATE TABLE "Sche ma".{table} ("iD %" serial PRIMARY KEY, {columns}, parent int REFERENCES "Sche ma".{table}, UNIQUE ("100%"), UNIQUE ("{{x}}", "kept"))',
     )
-    records = [{"iD %": i, "parent": 6 - i if i < 3 else None, **{n: i * 10 + k for k, n in enumerate(NASTY)}} for i in range(1, 6)]
+    records = [
+        {"iD %": i, "parent": 6 - i if i < 3 else None, **{n: i * 10 + k for k, n in enumerate(NASTY)}}
+        for i in range(1, 6)
+    ]
     records.append({**records[0], "UPPER": 5})
     records.append({**records[1], "iD %": 7, "UPPER": 95})
     records.append({"iD %": 8, "parent": None})

@@ -1,0 +1,99 @@
+"""A dry run says what the restore would do, and leaves no trace."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from fix_restore import Restore
+
+SCHEMA = (
+    "CREATE TYPE mood AS ENUM ('sad', 'ok')",
+    "CREATE TABLE p (id serial PRIMARY KEY, code text UNIQUE, boss int REFERENCES p)",
+    "CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES p, n smallint CHECK (n < 50), m mood, at timestamptz DEFAULT now(), "
+    "e text UNIQUE, ip inet, must text NOT NULL)",
+)
+
+
+def records(rng: random.Random) -> tuple[list[Any], list[Any]]:
+    parents = [
+        {"id": i, "code": f"c{rng.randrange(40)}", "boss": rng.choice([None, rng.randrange(60)])} for i in range(1, 51)
+    ]
+    rng.shuffle(parents)
+    children: list[Any] = []
+    for _ in range(120):
+        record = {
+            "id": rng.randrange(100), "p": rng.choice([None, rng.randrange(1, 60)]), "n": rng.choice([1, 2, 49, 50, 40_000, "x", None]),
+            "m": rng.choice(["sad", "ok", "ok", "ok", "glad"]), "at": rng.choice(["2024-01-01T00:00:00Z", "2024-13-01T00:00:00Z"]),
+            "e": rng.choice([None, f"e{rng.randrange(300)}"]), "ip": rng.choice(["::1", "::1", "::1", "nope"]), "must": rng.choice(["m", "m", "m", None]),
+        }  # fmt: skip
+        for key in ("at", "e", "n"):
+            if rng.random() < 0.1:
+                del record[key]
+        children.append(record)
+    children[3] = [1, 2]
+    return parents, children
+
+
+def state(at: Restore) -> list[Any]:
+    return [
+        at.rows("SELECT * FROM p ORDER BY id"), at.rows("SELECT * FROM t ORDER BY id"), at.rows("SELECT last_value, is_called FROM p_id_seq"),
+        at.rows("SELECT relname FROM pg_class WHERE relpersistence <> 't' ORDER BY 1"), at.rows("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' ORDER BY 1"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("policy", ["Skip", "Update", "Reject"])
+def test_it_finds_what_the_restore_finds(at: Restore, seed: int, policy: str):
+    rng = random.Random(seed)
+    at.schema(*SCHEMA, "INSERT INTO p SELECT n, 'c' || n, NULL FROM generate_series(1, 9) n")
+    at.schema("INSERT INTO t (id, must, e) SELECT n, 'm', 'e' || n FROM generate_series(1, 9) n")
+    parents, children = records(rng)
+    at.file("p", parents).file("t", children)
+    options = {"on_conflict": policy, "batch": rng.choice([1, 7, 5000])}
+    if seed % 3 == 0:
+        options |= {"cleanup": "Delete", "confirm": at.label}
+    before = state(at)
+    dry = at.ok(mode="DryRun", **options)
+    assert state(at) == before
+    real = at.ok(**options)
+    for name in ("p", "t"):
+        assert dry.counts(name) == real.counts(name)
+    assert sorted((s.table, s.reason, s.sqlstate) for s in dry.report.rejected_sample) == sorted(
+        (s.table, s.reason, s.sqlstate) for s in real.report.rejected_sample
+    )
+
+
+@pytest.mark.parametrize("mode", ["DryRun", "VerifyOnly"])
+def test_nothing_is_written_and_no_hook_runs(at: Restore, mode: str):
+    at.schema(
+        *SCHEMA,
+        "CREATE SEQUENCE shared",
+        "CREATE TABLE s (id int PRIMARY KEY DEFAULT nextval('shared'), code text DEFAULT 'A' || nextval('shared'))",
+    )
+    at.file("p", [{"code": "a"}, {"code": "b"}, {"id": 1, "code": "c"}]).file("t", []).file("s", [{}, {}, {"id": 7}])
+    before = [*state(at), at.rows("SELECT last_value, is_called FROM shared")]
+    at.run(mode=mode, hooks={"preRestore": [{"name": "h", "sql": "CREATE TABLE hooked ()"}]})
+    assert [*state(at), at.rows("SELECT last_value, is_called FROM shared")] == before
+
+
+def test_defaults_go_on_from_the_real_sequence(at: Restore):
+    at.schema(
+        "CREATE TABLE t (id serial PRIMARY KEY, v text)", "INSERT INTO t (v) SELECT 'x' FROM generate_series(1, 5)"
+    )
+    at.file("t", [{"v": "a"}, {"v": "b"}])
+    assert at.ok(mode="DryRun").counts() == {"inserted": 2}
+    assert at.ok().counts() == {"inserted": 2}
+
+
+def test_a_dry_run_needs_no_confirmation_and_says_what_triggers_might_change(at: Restore):
+    at.schema(
+        "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)",
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''fired''; END'",
+        "CREATE TRIGGER f BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()",
+    )  # fmt: skip
+    result = at.file("t", [{"id": 1}]).ok(mode="DryRun", cleanup="Truncate")
+    assert result.counts() == {"inserted": 1}
+    assert any("triggers" in w for w in result.report.warnings)
+    assert at.rows() == [(1,)]
