@@ -75,7 +75,8 @@ def prepare(conn: Connection, spec: RestoreSpec, snapshot: Snapshot, *, conninfo
         problems += clean.refusals(spec, target_label(conninfo), server.protected, made.tables, into, heirs)
         if spec.cleanup == "RequireEmpty" and fresh and (full := clean.not_empty(conn, made.tables)):
             problems.append(
-                f"{', '.join(sorted(full))} hold rows, and cleanup is RequireEmpty: empty them, or choose another cleanup"
+                f"{', '.join(sorted(full))} hold rows, and cleanup is RequireEmpty: "
+                "empty them, or choose another cleanup"
             )
     if problems:
         raise _refused(problems)

@@ -1,7 +1,8 @@
-"""A run from its first connection to its report. The order of things, and nothing else: every step lives in its own module.
+"""A run from its first connection to its report. The order of things, and nothing else: every step has its own module.
 
-connect -> ledger: finished? -> snapshot (pinned) -> preflight -> target, heartbeat -> start or resume -> hooks -> cleanup
--> load (workers, settling) -> sequences, ANALYZE -> hooks -> verify -> report, in the ledger and to whoever listens
+connect -> ledger: finished? -> snapshot (pinned) -> preflight -> target, heartbeat -> start or resume -> hooks
+-> cleanup -> load (workers, settling) -> sequences, ANALYZE -> hooks -> verify -> report, in the ledger and to whoever
+listens
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .pool import Pool
 from .preflight import Prepared
 from .relation import of_table
 from .report import Check, Counters, Report, SnapshotInfo
-from .session import Session, failure_of
+from .session import AGAIN, Session, failure_of
 from .settle import Settler
 from .spec import Hook, RestoreSpec, changes
 from .tasks import taken_over
@@ -52,8 +53,8 @@ class Request(msgspec.Struct, frozen=True):
 
 
 def execute(request: Request, emit: Emit) -> tuple[Report, RestoreError | None]:
-    """Runs the request to its end. -> (the report, the error that its outcome stands for or None). Raises nothing that a
-    person should not see: every failure is a RestoreError."""
+    """Runs the request to its end. -> (the report, the error that its outcome stands for or None). Raises nothing that
+    a person should not see: every failure is a RestoreError."""
     execution = _Execution(request, emit)
     failure: RestoreError | None
     try:
@@ -159,6 +160,9 @@ class _Execution:
             self._after_load(plans, marks)
         if self.spec.mode != "DryRun":
             self.checks += self.session.retrying(lambda conn: self._verify(conn, plans), what="verification")
+        if self.session.retrying(bench.tasks.unsettled, what="ledger"):
+            # A failover to a replica that lagged behind: what was on the disk is on another one.
+            raise Unavailable("the database came back without what it had committed", AGAIN)
         return verify.failed(self.checks)
 
     # -- the ledger ----------------------------------------------------------------------------------------------------
@@ -203,8 +207,8 @@ class _Execution:
         )
 
     def _take_target(self, conn: Connection) -> bool:
-        """Takes the target, waiting if that was asked for. -> False when another process of the same run has it and this
-        one is to follow (`load.pods`). Raises Unavailable that names the holder."""
+        """Takes the target, waiting if that was asked for. -> False when another process of the same run has it and
+        this one is to follow (`load.pods`). Raises Unavailable that names the holder."""
         if self.scratch:
             self.ledger.register(conn)
             return self.ledger.take_target(conn) is None
@@ -313,7 +317,12 @@ class _Execution:
     def _bench(self, prepared: Prepared) -> Workbench:
         plans, relations = prepared.plan.tables, None
         if self.spec.mode == "DryRun":
-            relations = stand_ins(self.session.conn, plans, cleaned=self.spec.cleanup in ("Truncate", "Delete"), updates=self.spec.on_conflict == "Update")
+            relations = stand_ins(
+                self.session.conn,
+                plans,
+                cleaned=self.spec.cleanup in ("Truncate", "Delete"),
+                updates=self.spec.on_conflict == "Update",
+            )
             if any(p.table.triggers for p in plans):
                 self.ledger.add_warning(self.session.conn, "triggers are not fired in a dry run")
         home = "" if prepared.server.can_temp else self.ledger.schema

@@ -16,6 +16,7 @@ from .problems import problem_of
 from .spec import Retry
 
 T = TypeVar("T")
+AGAIN = "start the same command again when the database is well"
 
 # What a value means must not depend on the role's or the database's settings. Nothing here outlives the transaction, so
 # a pooler may hand every transaction to another backend. synchronous_commit: ledger and rows are lost together, or not
@@ -102,7 +103,7 @@ class Session:
         if time.monotonic() - started + wait > self.retry.max_elapsed_seconds:
             raise Unavailable(
                 f"{words}, still after {time.monotonic() - started:.0f} s",
-                "start the same command again when the database is well",
+                AGAIN,
             ) from None
         self.emit(Retried(state, wait, attempt, words))
         time.sleep(wait)
@@ -152,7 +153,8 @@ def failure_of(error: psycopg.Error) -> RestoreError:
     """What an error that nobody else took care of means for the command."""
     kind = Unavailable if kind_of(error) == "transient" else LoadFailed
     state = error.sqlstate or "08006"
-    return kind(f"{describe(error)} (SQLSTATE {state})", remedy_for(error), sqlstate=error.sqlstate or "")
+    remedy = AGAIN if kind is Unavailable else remedy_for(error)
+    return kind(f"{describe(error)} (SQLSTATE {state})", remedy, sqlstate=error.sqlstate or "")
 
 
 def remedy_for(error: psycopg.Error) -> str:

@@ -49,7 +49,8 @@ def count(db: Db, table: str = "people") -> int:
 
 COMMANDS = [
     (), ("run",), ("plan",), ("verify",), ("report",), ("demo",), ("rejects",), ("rejects", "list"),
-    ("rejects", "export"), ("rejects", "retry"), ("ledger",), ("ledger", "ddl"), ("ledger", "runs"), ("ledger", "purge"),
+    ("rejects", "export"), ("rejects", "retry"), ("ledger",), ("ledger", "ddl"), ("ledger", "runs"),
+    ("ledger", "purge"),
 ]  # fmt: skip
 
 
@@ -143,6 +144,21 @@ def test_flags_win_over_the_manifest_and_the_shell_over_its_target(
     assert row is not None
     spec = row[0]
     assert (spec["load"]["batchRows"], spec["onConflict"], spec["cleanup"]) == (77, "Skip", "None")
+
+
+def test_a_service_file_is_understood(
+    cli: Cli, people: Db, dsn: str, tmp_path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = conninfo_to_dict(dsn)
+    lines = [f"{key}={parts[key]}" for key in ("host", "user", "dbname")]
+    (tmp_path / "services").write_text("\n".join(["[target]", *lines, ""]))
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    monkeypatch.setenv("PGSERVICE", "")
+    end = cli("run", "--backup", backup, "--dsn", "service=target", "--json")
+    assert end.code == 0, end.err
+    assert count(people) == 200
+    end = cli("run", "--backup", backup, "--cleanup", "truncate")  # PGSERVICE is set now
+    check_refused(end, 2, (f"--confirm local/{parts['dbname']}",))
 
 
 def test_the_same_command_means_the_same_run(cli: Cli, people: Db, dsn: str, backup: Path) -> None:

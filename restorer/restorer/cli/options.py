@@ -14,6 +14,7 @@ import typer
 import yaml
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo
 
 from ..connection import target_label
 from ..errors import Refused
@@ -104,6 +105,13 @@ def make_conninfo_of(dsn: str | None, target: Target) -> str:
         raise Refused(
             "--dsn is not a connection string", "write postgresql://user@host:5432/database, or host=… dbname=…"
         ) from None
+    if service := parts.pop("service", None):
+        os.environ["PGSERVICE"] = str(service)  # for the workers too
+    if os.environ.get("PGSERVICE"):  # libpq's own idea of what is not said, out of pg_service.conf
+        told = {o.keyword.decode(): o.val.decode() for o in Conninfo.get_defaults() if o.val}
+        for key in ("host", "hostaddr", "port", "dbname", "user"):
+            if key in told:
+                parts.setdefault(key, told[key])
     env = {"host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT", "dbname": "PGDATABASE", "user": "PGUSER"}
     for key, variable in env.items():
         if not parts.get(key) and os.environ.get(variable):
