@@ -238,7 +238,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     "text": str,
     "date": str,
     "timestamptz": lambda text: datetime.fromisoformat(text),
-    "text[]": parse,
+    "text[]": lambda text: parse(text.encode()),
     "jsonb": lambda text: parse(text.encode()),
 }
 
