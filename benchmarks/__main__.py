@@ -64,8 +64,8 @@ class Benchmarks:
             cases["workers"] = [bench.restorer("2 workers", workers=2)]
         if "there" in only:
             cases["there"] = [bench.again("all there")]
-        if "memory" in only:
-            cases["memory"] = [bench.restorer("few records", records=min(FEW, bench.records))]
+        if only & {"memory", "insert"}:
+            cases["few"] = [bench.restorer("few records", records=min(FEW, bench.records))]
         self._turns([case for group in cases.values() for case in group], self._runs)
         rows = f"{bench.records:,} records x 500 B, PK"
         self._add(f"{rows}, 1 worker / `psql \\copy`", ratio(one, psql), "1.25", "1.10", walls(one, psql))
@@ -76,17 +76,16 @@ class Benchmarks:
             there = cases["there"][0]
             self._add("all rows there, onConflict Skip / clean", ratio(there, one), "1.3", "1.1", walls(there, one))
         if "insert" in only:
-            self._insert(one)
+            self._insert(cases["few"][0])
         if "memory" in only:
-            self._memory([one, *cases.get("workers", [])], one, cases["memory"][0])
+            self._memory([one, *cases.get("workers", [])], one, cases["few"][0])
 
-    def _insert(self, one: Case) -> None:
+    def _insert(self, few: Case) -> None:
         insert = self._bench.insert()
         self._turns([insert], min(self._runs, 3))
-        times = f"{ratio(insert, one):.1f} x as long"
-        self.figures.append(
-            Figure("INSERT of 1,000 rows ON CONFLICT DO NOTHING / 1 worker", times, "4 x", "7 x", walls(insert))
-        )
+        times = f"{ratio(insert, few):.1f} x as long"
+        what = f"INSERT of 1,000 rows ON CONFLICT DO NOTHING / 1 worker, {min(FEW, self._bench.records):,} records"
+        self.figures.append(Figure(what, times, "4 x", "7 x", walls(insert, few)))
 
     def _memory(self, cases: list[Case], many: Case, few: Case) -> None:
         if not peak(cases):

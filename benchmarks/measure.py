@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import NamedTuple
 
 import psutil
 
-INTERVAL = 0.02  # seconds between two looks at the processes
+INTERVAL = 0.05  # seconds between two looks at the processes
+FAMILY = 10  # looks between two searches for new child processes: that goes through all processes of the machine
 
 
 class Sample(NamedTuple):
@@ -31,26 +33,23 @@ def run(command: Sequence[str], postmaster: int, *, expect: int = 0) -> Sample:
     before = os.times()
     started = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        peaks: dict[int, int] = {}
+        watch = _Watch(process.pid)
         reading = _Output(process)
-        while process.poll() is None:
-            _look(process.pid, peaks)
-            time.sleep(INTERVAL)
+        process.wait()
         wall = time.monotonic() - started
+        peak = watch.end()
         output = reading.text()
     after = os.times()
     if process.returncode != expect:
         raise RuntimeError(f"{' '.join(command[:4])} … ended with {process.returncode}:\n{output[-2000:]}")
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Sample(wall, cpu, _reaped(postmaster) - backends, max(peaks.values(), default=0))
+    return Sample(wall, cpu, _reaped(postmaster) - backends, peak)
 
 
 class _Output:
     """Takes the output aside, so that the pipe never fills up."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        import threading
-
         self._parts: list[bytes] = []
         self._process = process
         self._thread = threading.Thread(target=self._take, daemon=True)
@@ -65,21 +64,47 @@ class _Output:
         return b"".join(self._parts).decode(errors="replace")
 
 
-def _look(pid: int, peaks: dict[int, int]) -> None:
-    """Notes the peak of every process of the tree: the kernel's own high-water mark, which exec resets. What wait4
-    tells would not do: it counts what the parent held when it forked."""
-    try:
-        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.Error:
-        return
-    for each in processes:
+class _Watch:
+    """Notes the peak of every process of the tree: the kernel's own high-water mark, which exec resets. What wait4 says
+    would not do: it counts what the parent held when it forked."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._peaks: dict[int, int] = {pid: 0}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def end(self) -> int:
+        """-> bytes of the largest process"""
+        self._over.set()
+        self._thread.join()
+        return max(self._peaks.values())
+
+    def _watch(self) -> None:
+        looks = 0
+        while not self._over.wait(INTERVAL):
+            if looks % FAMILY == 0:
+                self._search()
+            looks += 1
+            for pid in self._peaks:
+                self._peaks[pid] = max(self._peaks[pid], _high_water_mark(pid))
+
+    def _search(self) -> None:
         try:
-            text = Path(f"/proc/{each.pid}/status").read_text()
-        except OSError:
-            continue
-        for line in text.splitlines():
-            if line.startswith("VmHWM:"):
-                peaks[each.pid] = max(peaks.get(each.pid, 0), int(line.split()[1]) * 1024)
+            children = psutil.Process(self._pid).children(recursive=True)
+        except psutil.Error:
+            return
+        for child in children:
+            self._peaks.setdefault(child.pid, 0)
+
+
+def _high_water_mark(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _reaped(postmaster: int) -> float:
