@@ -10,8 +10,9 @@ from fix_restore import Restore
 TREE = "CREATE TABLE t (id int PRIMARY KEY, parent int REFERENCES t {})"
 
 
-@pytest.mark.parametrize("batch", [1, 3, 5000])
-@pytest.mark.parametrize("kind", ["", "ON DELETE CASCADE", "DEFERRABLE INITIALLY DEFERRED"])
+@pytest.mark.parametrize(
+    ("batch", "kind"), [(1, ""), (3, "ON DELETE CASCADE"), (7, "DEFERRABLE INITIALLY DEFERRED"), (5000, "")]
+)
 def test_children_before_parents_in_one_table(at: Restore, batch: int, kind: str):
     at.schema(TREE.format(kind))
     records = [{"id": i, "parent": i // 2 or None} for i in range(1, 101)] + [

@@ -58,8 +58,19 @@ def test_one_bad_value_among_good_ones_is_rejected_alone(at: Restore, kind: str,
     assert json.loads(bytes(reject["record"])) == {"id": 3, "v": bad}
 
 
-@pytest.mark.parametrize("batch", [1, 2, 7, 5000])
-@pytest.mark.parametrize("bad", [{1}, {50}, {1, 50}, {7, 8, 9, 30}, set(range(1, 51))], ids=str)
+@pytest.mark.parametrize(
+    ("batch", "bad"),
+    [
+        (1, {1, 50}),
+        (2, {7, 8, 9, 30}),
+        (7, {1}),
+        (7, {7, 8, 9, 30}),
+        (5000, {50}),
+        (5000, {1, 50}),
+        (5000, set(range(1, 51))),
+    ],
+    ids=str,
+)
 def test_bad_values_anywhere_in_batches_of_any_size(at: Restore, batch: int, bad: set[int]):
     at.schema("CREATE TABLE t (id int PRIMARY KEY, a inet, note text)")
     records = [{"id": i, "a": "nowhere" if i in bad else f"10.0.0.{i}", "note": 'x\ny"z'} for i in range(1, 51)]
@@ -122,7 +133,7 @@ def test_the_server_may_speak_another_language(at: Restore):
     assert match and match[1] == "34"
 
 
-def test_ten_thousand_bad_values_in_a_row_take_seconds(at: Restore):
+def test_thousands_of_bad_values_in_a_row_take_seconds(at: Restore):
     at.schema("CREATE TABLE t (id int PRIMARY KEY, a inet, pad text)")
     records = [{"id": i, "a": "x" if i <= 3000 else "::1", "pad": "p" * 100} for i in range(1, 5001)]
     result = at.file("t", records).ok()
