@@ -22,7 +22,7 @@ from .stream import READ, BrokenFile, Source, Window
 __all__ = ["MAX_RECORD", "BrokenFile", "Oversized", "Piece", "Segment", "count_records", "pieces", "segments"]
 
 MAX_RECORD = 64 * 1024 * 1024  # bytes of the longest record that is held in memory
-_SPLIT_WINDOW = 1024 * 1024
+_SPLIT_WINDOW = 128 * 1024  # bytes: what fits into the cache is split fastest
 
 
 class Segment(msgspec.Struct, frozen=True):
