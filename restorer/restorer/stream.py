@@ -18,7 +18,7 @@ from .errors import LoadFailed, Unavailable
 from .model import Compression
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
-READ = 256 * 1024  # bytes asked of the file at once
+READ = 128 * 1024  # bytes asked of the file at once
 
 
 class BrokenFile(LoadFailed):
