@@ -38,6 +38,7 @@ from .worker import IDLE_SECONDS, Context, Workbench
 
 _Settle = Callable[[], bool]
 LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end
+DYING_SECONDS = 3.0  # until the server has noticed that a client was killed
 SEGMENT = 64 << 20  # bytes of a file that one task covers, when there are several workers
 
 
@@ -216,17 +217,20 @@ class _Execution:
         if self.heartbeat is None:
             self.heartbeat = Heartbeat(self.request.conninfo, self.ledger, leader=False)  # not before it is ours
             self.heartbeat.start()
-        deadline, said = time.monotonic() + self.request.wait, False
+        began, said = time.monotonic(), False
         while (holder := self.ledger.take_target(conn)) is not None:
             if holder == self.ledger.run and self.spec.load.pods > 1:
                 return False
             busy = refuse_holder(holder, target_label(self.request.conninfo), self.ledger.run)
-            if time.monotonic() >= deadline:
+            # The same run's: a process that was just killed, more often than not; its backend is about to notice.
+            patience = max(self.request.wait, DYING_SECONDS if holder == self.ledger.run else 0.0)
+            left = began + patience - time.monotonic()
+            if left <= 0:
                 raise busy
-            if not said:
+            if not said and self.request.wait:
                 self.emit(Warned(f"waiting: {busy.message}"))
                 said = True
-            time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+            time.sleep(min(1.0 if self.request.wait else 0.1, left))
         self.heartbeat.leader = True
         return True
 

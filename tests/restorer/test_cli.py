@@ -20,9 +20,9 @@ import psutil
 import psycopg
 import pytest
 from command import COMMAND, Ended, Started, environment, restorer, write_backup
+from fix_cli import Cli, check_refused
 from own_server import OwnServer, free_port
 from psycopg.conninfo import conninfo_to_dict
-from test_bad_input import Cli, check_refused  # noqa: F401: a fixture
 
 PEOPLE = [{"id": i, "name": f"n{i}", "boss": None if i == 1 else 1} for i in range(1, 201)]
 Db = psycopg.Connection[Any]
@@ -396,7 +396,7 @@ def test_ledger_ddl_runs_and_purge(cli: Cli, people: Db, dsn: str, backup: Path)
 @pytest.fixture
 def slow_load(people: Db, dsn: str, tmp_path: Path) -> tuple[object, ...]:
     """The arguments of a load of some seconds."""
-    backup = write_backup(tmp_path / "slow", people=[{"id": i, "name": f"n{i}"} for i in range(40_000)])
+    backup = write_backup(tmp_path / "slow", people=[{"id": i, "name": f"n{i}"} for i in range(20_000)])
     return "run", "--backup", backup, "--dsn", dsn, "--batch-size", 20
 
 
@@ -415,11 +415,11 @@ def test_the_metrics_port_tells_of_a_run_under_way(slow_load: tuple[object, ...]
         assert fetch(port, "/healthz")[0] == 200
         shown = json.loads(fetch(port, "/progress")[1])
         assert shown["run"] == "watched/1"
-        assert 0 < shown["recordsRead"] < 40_000
+        assert 0 < shown["recordsRead"] < 20_000
         metrics = fetch(port, "/metrics")[1]
         found = re.search(r'dbrestore_records_total\{.*outcome="inserted".*\} ([0-9.e+]+)', metrics)
         assert found
-        assert 0 < float(found[1]) < 40_000
+        assert 0 < float(found[1]) < 20_000
         assert "dbrestore_progress_ratio" in metrics
         end = started.end()
     finally:
@@ -455,7 +455,7 @@ def test_the_termination_log_holds_the_state_so_far_and_then_the_report(
     final = log.read_bytes()
     assert len(final) <= 4096
     assert json.loads(final)["outcome"] == "Succeeded"
-    assert json.loads(final)["totals"]["inserted"] == 40_000
+    assert json.loads(final)["totals"]["inserted"] == 20_000
     assert log.stat().st_ino == inode  # the kubelet's mount cannot be replaced
 
 
@@ -523,7 +523,7 @@ def test_a_terminal_shows_it_live_and_then_the_report(slow_load: tuple[object, .
     assert re.search(r"\b[1-9]\d? ?%", plain), "no progress was shown"
     assert "people" in plain
     assert "Restored" in plain[-2500:]
-    assert "40,000" in plain[-2500:]
+    assert "20,000" in plain[-2500:]
     assert '{"ts"' not in plain  # no log lines among it
     assert end.out.rfind("\x1b[?25h") >= end.out.rfind("\x1b[?25l")  # the cursor is back
 

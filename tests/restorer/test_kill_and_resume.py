@@ -144,7 +144,7 @@ class Restore:
 
     def finish(self) -> dict[str, Any]:
         """Starts the command until it ends well. -> its report"""
-        end = restorer(*self.args, command=self.command, seconds=110)
+        end = restorer(*self.args, "--batch-size", 500, command=self.command, seconds=110)
         assert end.code == 0, end.err[-3000:]
         return end.report
 
