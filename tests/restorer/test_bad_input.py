@@ -435,19 +435,22 @@ def test_cleaning_needs_its_name_typed(cli: Cli, target: str, good: Path, tmp_pa
 def test_another_run_on_the_same_target_is_named_and_waited_for(dsn: str, good: Path, tmp_path: Path) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("CREATE TABLE big (id int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY, name text)")
-    big = write_backup(tmp_path / "big", big=[{"id": i} for i in range(60_000)])
+    big = write_backup(tmp_path / "big", big=[{"id": i} for i in range(20_000)])
     report = tmp_path / "report.json"
     first = Started("run", "--backup", big, "--dsn", dsn, "--name", "first", "--batch-size", 30)
     try:
         first.until_said('"table started"')
         second = ("run", "--backup", good, "--dsn", dsn, "--name", "second", "--report", report)
-        check_refused(restorer(*second), 1, ("is being restored by run 'first/1'", "--wait"), report)
-        assert first.process.poll() is None, "too quick for the test"
-        same = restorer("run", "--backup", big, "--dsn", dsn, "--name", "first", "--batch-size", 50)
-        check_refused(same, 1, ("another process of this run", "--wait"))
-        waited = restorer(*second, "--wait", 60)
+        with psycopg.connect(dsn) as holding:  # its rows wait, its heartbeat goes on
+            holding.execute("LOCK TABLE big IN ACCESS EXCLUSIVE MODE")
+            check_refused(restorer(*second), 1, ("is being restored by run 'first/1'", "--wait"), report)
+            same = restorer("run", "--backup", big, "--dsn", dsn, "--name", "first", "--batch-size", 30)
+            check_refused(same, 1, ("another process of this run", "--wait"))
+            waiting = Started(*second, "--wait", 60)
+            waiting.until_said("waiting:")
+            time.sleep(3)  # longer than from one heartbeat to the next
+        waited = waiting.end()
         assert waited.code == 0, waited.err
-        assert "waiting:" in waited.err
         assert first.end().code == 0
     finally:
         first.close()

@@ -183,19 +183,21 @@ def test_it_ends_while_it_waits_for_a_server_or_a_target(begin: Any, volume: Pat
     nobody = f"host=127.0.0.1 port={free_port()} dbname=x"
     held = begin()
     other = ("--name", "other", "--wait", 60)
-    for args, said in (
-        (("--dsn", nobody), '"connecting"'),
-        (("--dsn", dsn, *other), "is being restored by run 'signals/1'"),
-    ):
-        started = Started("run", "--backup", volume, "--json", *args, env=environment())
-        try:
-            started.until_said(said)
-            at = time.monotonic()
-            started.send(signal.SIGTERM)
-            end = started.end(20)
-            assert time.monotonic() - at < 2
-        finally:
-            started.close()
-        assert end.code == 143, end.err
-        assert end.report["outcome"] == "Interrupted"
-    assert held.started.process.poll() is None or held.started.end().code == 0
+    with psycopg.connect(dsn) as holding:  # so that the first one is not done meanwhile
+        holding.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        for args, said in (
+            (("--dsn", nobody), '"connecting"'),
+            (("--dsn", dsn, *other), "is being restored by run 'signals/1'"),
+        ):
+            started = Started("run", "--backup", volume, "--json", *args, env=environment())
+            try:
+                started.until_said(said)
+                at = time.monotonic()
+                started.send(signal.SIGTERM)
+                end = started.end(20)
+                assert time.monotonic() - at < SECONDS
+            finally:
+                started.close()
+            assert end.code == 143, end.err
+            assert end.report["outcome"] == "Interrupted"
+    assert held.started.end().code == 0
