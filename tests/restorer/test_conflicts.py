@@ -5,7 +5,6 @@ from __future__ import annotations
 import psycopg
 import pytest
 from fix_restore import Record, Restore
-
 from restorer.events import BatchLoaded
 
 POLICIES = ("Skip", "Update", "Reject")
@@ -82,6 +81,7 @@ def test_a_second_key_is_a_conflict_or_a_reject_but_never_an_update(at: Restore,
     assert at.rows() == [(1, "a"), (3, "b"), (5, None), (6, None)]
     lost = "conflict" if policy == "Skip" and "UNIQUE" in key else "rejected"
     assert result.counts() == {"inserted": 3, lost: 2}
+    assert ("Row" in result.levels) == ("UNIQUE" not in key), "set queries see every unique constraint"
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -6,12 +6,13 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from fix_restore import Restore
-
 from restorer.events import AnyEvent, BatchLoaded, Retried
 from restorer.ledger import Ledger, ddl
+from restorer.tasks import Tasks
 
 FORTY = [{"id": i, "v": f"v{i}"} for i in range(40)]
 
@@ -133,6 +134,22 @@ def test_what_was_taken_from_a_process_it_cannot_commit_any_more(forty: Restore,
         return  # from there the file is no JSON any more
     assert len(forty.rows()) == 10
     assert done[0].error is not None
+
+
+def test_a_batch_commits_from_where_its_task_stands_or_not_at_all(forty: Restore):
+    forty.stopped(1, name="r", batch=5)
+    ledger = Ledger("dbrestore", "r")
+    ledger.register(forty.db)
+    assert ledger.take_target(forty.db) is None
+    tasks = Tasks(ledger)
+    task = tasks.claim(forty.db)
+    assert task is not None
+    ahead = msgspec.structs.replace(task, next_offset=task.next_offset + 100)
+    assert tasks.advance(forty.db, task, ahead)
+    assert not tasks.advance(forty.db, task, ahead), "somebody went on with it"
+    assert tasks.advance(forty.db, ahead, ahead)
+    stranger = Ledger("dbrestore", "r")
+    assert not Tasks(stranger).advance(forty.db, ahead, ahead)
 
 
 def test_a_commit_whose_answer_is_lost_is_not_done_twice(forty: Restore):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from restorer.naming import closest, match, parse_prisma
 
 PRISMA = """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from restorer.model import Column, ColumnType, ForeignKey, Table, TableFile
 from restorer.plan import Plan, Sample, components, make_plan
 from restorer.spec import RestoreSpec
@@ -71,7 +70,7 @@ def test_all_refusals_come_at_once_with_the_thing_and_the_remedy():
         [table("users"), table("t", "age", "a", Column("must", ColumnType("int4"), not_null=True)), table("T2")],
         tables={"mappings": [{"file": "m", "table": "gone"}, {"file": "none"}]},
     )
-    assert [("usres" in p, "did you mean 'users'" in p) for p in made.problems][0] == (True, True)
+    assert next(("usres" in p, "did you mean 'users'" in p) for p in made.problems) == (True, True)
     text = "\n".join(made.problems)
     for word in ("'gone'", "key 'agee'", "did you mean 'age'", "both mean column 'a'", "t.must is NOT NULL"):
         assert word in text
