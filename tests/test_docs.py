@@ -11,7 +11,6 @@ from typing import Any
 
 import psycopg
 import pytest
-
 from restorer.demo.lms import generate, schema_sql
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -47,7 +47,13 @@ def accounts(conn: Connection, ledger: Ledger) -> list[TableAccount]:
             "Failed" if error else "Done" if settled else "Deferred" if done else "Loading" if claimed else "Pending"
         )
         whole = last if done else None
-        found.append(TableAccount(*counts, name, state, deferred, size, bytes_done, seconds, was_empty, whole, error))
+        read, inserted, updated, duplicate, conflict, rejected = counts
+        found.append(
+            TableAccount(
+                read, inserted, updated, duplicate, conflict, rejected,
+                name, state, deferred, size, bytes_done, seconds, was_empty, whole, error,
+            )
+        )  # fmt: skip
     return found
 
 
@@ -70,7 +76,8 @@ def sample(conn: Connection, ledger: Ledger) -> list[RejectSample]:
     """A few rejects by their place, one of each reason first."""
     rows = conn.execute(
         ledger.q(
-            "SELECT table_name, ordinal, reason, sqlstate, constraint_name FROM (SELECT *, row_number() OVER (PARTITION BY reason, table_name ORDER BY id) AS nth "
+            "SELECT table_name, ordinal, reason, sqlstate, constraint_name FROM "
+            "(SELECT *, row_number() OVER (PARTITION BY reason, table_name ORDER BY id) AS nth "
             "FROM {rejects} WHERE run = %s) x ORDER BY nth, table_name, ordinal LIMIT %s"
         ),
         (ledger.run, SAMPLE),

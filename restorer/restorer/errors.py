@@ -43,7 +43,7 @@ class Refused(RestoreError):
     default_reason = "ValidationFailed"
 
     def __init__(self, message: str, remedy: str = "", *, problems: tuple[str, ...] = (), **kw: str) -> None:
-        super().__init__(message, remedy, **kw)  # type: ignore[arg-type]
+        super().__init__(message, remedy, **kw)
         self.problems = problems or (self.line(),)
 
 

@@ -107,7 +107,8 @@ def _rejects(conn: Connection, ledger: Ledger, table: str, repaired: dict[int, b
     only = sql.SQL("AND id = ANY ({})").format(sql.Literal(list(repaired))) if repaired is not None else sql.SQL("")
     while True:
         query = sql.SQL(
-            "SELECT id, ordinal, byte_offset, record FROM {} WHERE run = {} AND table_name = {} AND id > {} AND reason <> 'RecordTooLarge' {} ORDER BY id LIMIT {}"
+            "SELECT id, ordinal, byte_offset, record FROM {} WHERE run = {} AND table_name = {} AND id > {} "
+            "AND reason <> 'RecordTooLarge' {} ORDER BY id LIMIT {}"
         ).format(
             sql.Identifier(ledger.schema, "rejects"),
             sql.Literal(ledger.run),

@@ -27,7 +27,8 @@ SET LOCAL client_min_messages = 'error'; SET LOCAL array_nulls = on; SET LOCAL x
 SET LOCAL extra_float_digits = 1; SET CONSTRAINTS ALL IMMEDIATE"""
 # A batch is small beside the table it is held against: without these a planner with no statistics reads the whole table
 # for every batch instead of asking its index.
-_STAGED = "; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL random_page_cost = 1; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'"
+_STAGED = """; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL random_page_cost = 1;
+SET LOCAL jit = off; SET LOCAL work_mem = '64MB'"""
 
 
 class Session:

@@ -467,7 +467,8 @@ class Stage:
 
     def _adopt(self, which: list[int] | None) -> None:
         """A dry run: the stand-in gets the rows that are about to be updated as the table has them."""
-        assert self._identity is not None and self._target.real is not None
+        assert self._identity is not None
+        assert self._target.real is not None
         every = columns(tuple(c.name for c in self.table.columns if not c.generated))
         of_it = columns(tuple(c.name for c in self.table.columns if not c.generated), "t")
         self._run(

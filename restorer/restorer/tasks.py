@@ -44,7 +44,10 @@ class Record(msgspec.Struct, frozen=True):
     raw: bytes
 
 
-_TASK = "id, table_name, stop_offset, next_offset, next_ordinal, read, inserted, updated, duplicate, conflict, rejected, deferred, batches, records, seconds"
+_TASK = (
+    "id, table_name, stop_offset, next_offset, next_ordinal, "
+    "read, inserted, updated, duplicate, conflict, rejected, deferred, batches, records, seconds"
+)
 
 
 def _task(row: tuple[Any, ...]) -> Task:
@@ -66,7 +69,8 @@ class Tasks:
         row = conn.execute(
             self._q(
                 "UPDATE {tasks} SET owner = %s WHERE id = (SELECT t.id FROM {tasks} t JOIN {tables} b ON b.run = t.run AND b.name = t.table_name "
-                "WHERE t.run = %s AND t.state = 'Ready' AND (t.owner IS NULL OR t.owner = %s OR NOT EXISTS (SELECT FROM {owners} o WHERE o.owner = t.owner)) "
+                "WHERE t.run = %s AND t.state = 'Ready' AND (t.owner IS NULL OR t.owner = %s "
+                "OR NOT EXISTS (SELECT FROM {owners} o WHERE o.owner = t.owner)) "
                 "AND NOT EXISTS (SELECT FROM {tables} p WHERE p.run = t.run AND p.grp = ANY (b.after) AND NOT p.settled) "
                 "ORDER BY b.position, t.start_offset LIMIT 1 FOR UPDATE OF t SKIP LOCKED) RETURNING " + _TASK
             ),

@@ -26,7 +26,8 @@ def records(rng: random.Random) -> tuple[list[Any], list[Any]]:
         record = {
             "id": rng.randrange(100), "p": rng.choice([None, rng.randrange(1, 60)]), "n": rng.choice([1, 2, 49, 50, 40_000, "x", None]),
             "m": rng.choice(["sad", "ok", "ok", "ok", "glad"]), "at": rng.choice(["2024-01-01T00:00:00Z", "2024-13-01T00:00:00Z"]),
-            "e": rng.choice([None, f"e{rng.randrange(300)}"]), "ip": rng.choice(["::1", "::1", "::1", "nope"]), "must": rng.choice(["m", "m", "m", None]),
+            "e": rng.choice([None, f"e{rng.randrange(300)}"]), "ip": rng.choice(["::1", "::1", "::1", "nope"]),
+            "must": rng.choice(["m", "m", "m", None]),
         }  # fmt: skip
         for key in ("at", "e", "n"):
             if rng.random() < 0.1:
@@ -39,7 +40,8 @@ def records(rng: random.Random) -> tuple[list[Any], list[Any]]:
 def state(at: Restore) -> list[Any]:
     return [
         at.rows("SELECT * FROM p ORDER BY id"), at.rows("SELECT * FROM t ORDER BY id"), at.rows("SELECT last_value, is_called FROM p_id_seq"),
-        at.rows("SELECT relname FROM pg_class WHERE relpersistence <> 't' ORDER BY 1"), at.rows("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' ORDER BY 1"),
+        at.rows("SELECT relname FROM pg_class WHERE relpersistence <> 't' ORDER BY 1"),
+        at.rows("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' ORDER BY 1"),
     ]  # fmt: skip
 
 

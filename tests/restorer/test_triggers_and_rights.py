@@ -193,7 +193,8 @@ def test_names_of_any_kind(at: Restore, policy: str):
     table = quoted('Ta"ble %s {x}')
     at.schema(
         'CREATE SCHEMA "Sche ma"',
-        f'CREATE TABLE "Sche ma".{table} ("iD %" serial PRIMARY KEY, {columns}, parent int REFERENCES "Sche ma".{table}, UNIQUE ("100%"), UNIQUE ("{{x}}", "kept"))',
+        f'CREATE TABLE "Sche ma".{table} ("iD %" serial PRIMARY KEY, {columns}, '
+        f'parent int REFERENCES "Sche ma".{table}, UNIQUE ("100%"), UNIQUE ("{{x}}", "kept"))',
     )
     records = [
         {"iD %": i, "parent": 6 - i if i < 3 else None, **{n: i * 10 + k for k, n in enumerate(NASTY)}}
