@@ -75,6 +75,7 @@ def clean(session: Session, ledger: Ledger, spec: RestoreSpec, plans: tuple[Tabl
 
     def step(_: Connection) -> None:
         with session.transaction(durable=True) as conn:
+            ledger.fence(conn)
             conn.execute(_LOCK_TIMEOUT)
             conn.execute(statement(spec.cleanup, plans))
             if spec.cleanup == "Delete" and (full := not_empty(conn, plans)):

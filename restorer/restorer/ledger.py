@@ -169,6 +169,13 @@ class Ledger:
         ).fetchone()
         return row is not None and row[0] == 1
 
+    def fence(self, conn: Connection) -> None:
+        """Holds the target to the end of this transaction. Raises Unavailable when another process took it."""
+        query = "SELECT count(*) FROM (SELECT FROM {target} WHERE run = %s AND owner = %s FOR SHARE) x"
+        row = conn.execute(self.q(query), (self.run, self.owner)).fetchone()
+        if row is None or row[0] != 1:
+            raise taken_over(self.run)
+
     def release_target(self, conn: Connection) -> None:
         conn.execute(self.q("DELETE FROM {target} WHERE owner = %s"), (self.owner,))
 
@@ -286,6 +293,7 @@ class Ledger:
         everything before it durable too."""
         with conn.transaction():
             conn.execute("SET LOCAL synchronous_commit = on")
+            self.fence(conn)
             conn.execute(
                 self.q(
                     "UPDATE {runs} SET state = %s, report = %s, finished_at = clock_timestamp() WHERE run = %s AND state = 'Running'"
@@ -349,3 +357,11 @@ def purge_runs(
     what = "{rejects}" if rejects_only else "{runs}"
     query = f"WITH gone AS (DELETE FROM {what} WHERE run IN ({chosen}) RETURNING run) SELECT DISTINCT run FROM gone ORDER BY 1"
     return [row[0] for row in conn.execute(ledger.q(query), (names, older_than_days, names))]
+
+
+def taken_over(run: str) -> Unavailable:
+    return Unavailable(
+        f"the target was taken over from run {run!r} by another process",
+        "if that was not meant, look for a second restore",
+        reason="TakenOver",
+    )

@@ -26,7 +26,7 @@ from .relation import Relations
 from .report import Report
 from .session import Session, rollback
 from .spec import Mapping, RestoreSpec
-from .tasks import Record, taken_over
+from .tasks import Record
 
 _CHUNK = 500
 
@@ -136,11 +136,7 @@ def _load(session: Session, ledger: Ledger, plan: TablePlan, ladder: Ladder, chu
     batch = next(batches(PieceSource(pieces), lambda: len(pieces), 1 << 62))
     outcome = ladder.load(conn, batch, session.begin, rollback)
     try:
-        held = conn.execute(
-            ledger.q("SELECT count(*) FROM (SELECT FROM {target} WHERE owner = %s FOR SHARE) x"), (ledger.owner,)
-        ).fetchone()
-        if held is None or held[0] != 1:
-            raise taken_over(ledger.run)
+        ledger.fence(conn)
         settled = _book(conn, ledger, plan, chunk, batch, outcome)
         conn.execute("COMMIT")
     except BaseException:

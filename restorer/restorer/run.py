@@ -23,7 +23,7 @@ from .dryrun import stand_ins
 from .errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
 from .events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableCounts, TableStart, Warned
 from .heartbeat import Heartbeat
-from .ledger import LEASE_SECONDS, SCRATCH, Ledger, Run, ensure, exists, refuse_holder
+from .ledger import LEASE_SECONDS, SCRATCH, Ledger, Run, ensure, exists, refuse_holder, taken_over
 from .load import check_limit
 from .model import TablePlan
 from .pool import Pool
@@ -33,7 +33,6 @@ from .report import Check, Counters, Report, SnapshotInfo
 from .session import AGAIN, Session, failure_of
 from .settle import Settler
 from .spec import Hook, RestoreSpec, changes
-from .tasks import taken_over
 from .worker import IDLE_SECONDS, Context, Workbench
 
 _Settle = Callable[[], bool]
@@ -74,6 +73,9 @@ def execute(request: Request, emit: Emit) -> tuple[Report, RestoreError | None]:
         report = execution.close(failure)
     except KeyboardInterrupt:
         failure = Interrupted("stopped at its very end", "the same command goes on from there")
+        report = execution.close(failure)
+    except Unavailable as error:  # another process took the run over: how it ends is told there
+        failure = error
         report = execution.close(failure)
     emit(PhaseChanged("Finished"))
     emit(RunFinished(report))
@@ -448,6 +450,7 @@ class _Execution:
 
             def step(_: Connection, hook: Hook = hook, mark: str = mark) -> None:
                 with self.session.transaction(durable=True) as conn:
+                    self.ledger.fence(conn)
                     conn.execute(hook.sql)
                     self.ledger.mark(conn, mark)
 

@@ -49,7 +49,7 @@ class Settler:
         started = time.monotonic()
         events = []
         with self._session.transaction(staged=True) as conn:
-            self._tasks.fence(conn)
+            self._ledger.fence(conn)
             outcomes = self._load(conn, plans) if any(p.cyclic for p in plans) else {}
             for plan in plans:
                 if outcome := outcomes.get(plan.name):

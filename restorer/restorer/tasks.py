@@ -165,13 +165,6 @@ class Tasks:
 
     # -- rows that wait for parents (settle.py) ------------------------------------------------------------------------
 
-    def fence(self, conn: Connection) -> None:
-        """Holds the target for this transaction. Raises Unavailable when another process took it."""
-        query = "SELECT count(*) FROM (SELECT FROM {target} WHERE run = %s AND owner = %s FOR SHARE) x"
-        row = conn.execute(self._q(query), (self._ledger.run, self._ledger.owner)).fetchone()
-        if row is None or row[0] != 1:
-            raise taken_over(self._ledger.run)
-
     def count_deferred(self, conn: Connection, table: str) -> int:
         row = conn.execute(
             self._q("SELECT count(*) FROM {deferred} WHERE run = %s AND table_name = %s"), (self._ledger.run, table)
@@ -289,14 +282,6 @@ class Tasks:
         ).fetchone()
         assert row is not None
         return int(row[0]), int(row[1])
-
-
-def taken_over(run: str) -> Unavailable:
-    return Unavailable(
-        f"the target was taken over from run {run!r} by another process",
-        "if that was not meant, look for a second restore",
-        reason="TakenOver",
-    )
 
 
 def _storable(text: str) -> str:

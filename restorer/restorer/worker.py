@@ -6,6 +6,8 @@ output, and ends at once when its parent is gone (standard input closes). It nev
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
 import sys
@@ -18,7 +20,7 @@ import psycopg
 
 from .account import accounts
 from .connection import Connection
-from .errors import Interrupted, RestoreError
+from .errors import Interrupted, RestoreError, Unavailable
 from .events import AnyEvent, Emit, Failed
 from .heartbeat import Heartbeat
 from .ladder import Ladder
@@ -26,7 +28,7 @@ from .ledger import Ledger
 from .load import Lost, TaskLoader, explainer
 from .model import TablePlan
 from .relation import Relations
-from .session import Session
+from .session import Session, failure_of
 from .spec import RestoreSpec
 from .tasks import Tasks
 
@@ -143,31 +145,42 @@ def main() -> int:
             out.write(msgspec.json.encode(event) + b"\n")
             out.flush()
 
+    stopped = threading.Event()
+
     def stop(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        stopped.set()
         raise KeyboardInterrupt
 
+    # psycopg tells of rollbacks that an interruption kept from going through; the server does them by itself.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C goes to the whole group; the parent decides
-    signal.signal(signal.SIGTERM, stop)
-    context = msgspec.json.decode(sys.stdin.buffer.readline(), type=Context)
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     try:
+        signal.signal(signal.SIGTERM, stop)
+        context = msgspec.json.decode(sys.stdin.buffer.readline(), type=Context)
+        threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
         serve(context, emit)
-    except KeyboardInterrupt:
-        return Interrupted.exit_code
-    except RestoreError as error:
-        emit(Failed(error.message, error.remedy, error.reason))
-        return error.exit_code
-    except OSError as error:
-        emit(
-            Failed(
-                f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}",
-                "check the volume",
-                "Unavailable",
-            )
-        )
-        return 1
-    return 0
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return 0
+    except BaseException as error:
+        if stopped.is_set():  # whatever the interruption turned into on its way
+            return Interrupted.exit_code
+        failure = _failure(error)
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone
+            emit(Failed(failure.message, failure.remedy, failure.reason))
+        return failure.exit_code
+
+
+def _failure(error: BaseException) -> RestoreError:
+    """What a worker's error means for the run. Of an unforeseen one the type only: its text may hold values."""
+    if isinstance(error, RestoreError):
+        return error
+    if isinstance(error, psycopg.Error):
+        return failure_of(error)
+    if isinstance(error, OSError):
+        what = f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}"
+        return Unavailable(what, "check the volume")
+    return Unavailable(f"a bug in a worker, {type(error).__name__}", "start the same command again, and report it")
 
 
 def _end_with_parent() -> None:

@@ -7,6 +7,7 @@ resumed).
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -23,6 +24,8 @@ def main() -> int:
     from ..session import failure_of
     from .app import app
 
+    # psycopg tells of rollbacks that an interruption kept from going through; the server does them by itself.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     try:
         code = app(prog_name="restorer", standalone_mode=False)  # click hands an Exit's code back instead of raising it
     except typer.Exit as end:
