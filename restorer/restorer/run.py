@@ -480,6 +480,8 @@ class _Execution:
         """The report; a run that is over is closed in the ledger, one that can be resumed lets go of what it holds."""
         if self.heartbeat is not None:
             self.heartbeat.stop()
+        if isinstance(failure, Interrupted) and not self.scratch:
+            self.session.close()  # in the middle of whatever: the last words go through another one
         try:
             if self.report is None:
                 known = self.started or self.known
