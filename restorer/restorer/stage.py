@@ -397,15 +397,16 @@ class Stage:
         same = self._same("s", "t")
         if on_conflict == "Update":
             only = sql.SQL("{} AND {}").format(only, same)
+        # Summed up by the server: all the rows may be there, and each would cost more here than there.
         found = self._run(
-            "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} AND {current} RETURNING s.{ord}, {same}",
+            "WITH hit AS (DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} AND {current} "
+            "RETURNING s.{ord} AS o, {same} AS same) "
+            "SELECT count(*) FILTER (WHERE same), array_agg(o) FILTER (WHERE NOT same) FROM hit",
             current=self._target.current("t"), join=equal("t", unique.columns, "s", unique.columns), only=only, same=same,
-        )  # fmt: skip
-        for ordinal, is_same in found:
-            if is_same:
-                keys.duplicate += 1
-            else:
-                keys.different[ordinal] = named("23505", constraint=unique.name)
+        ).fetchone()  # fmt: skip
+        assert found is not None
+        keys.duplicate += found[0]
+        keys.different |= dict.fromkeys(found[1] or (), named("23505", constraint=unique.name))
 
     def _other_existing(self, unique: Unique, keys: Keys, only: sql.Composable) -> None:
         """Another key than the identity. Under Update the row that is about to be updated may of course have it itself."""
