@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from restorer.batch import PieceSource, batches
-from restorer.connection import open_connection
-from restorer.convert import Converter
+from restorer.convert.converter import Converter
+from restorer.database.connection import open_connection
+from restorer.load.batch import PieceSource, batches
 from restorer.model import TablePlan
 from restorer.run import Request, execute
+from restorer.source import reader
+from restorer.source.stream import READ
 from restorer.spec import RestoreSpec
-from restorer.stream import READ
 
-from restorer import preflight, reader
+from restorer import preflight
 
 REPEATS = 3
 

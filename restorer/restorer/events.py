@@ -11,7 +11,7 @@ from typing import Union
 
 import msgspec
 
-from .report import Counters, FallbackLevel, Report
+from restorer.report import Counters, FallbackLevel, Report
 
 
 class Event(msgspec.Struct, tag=True, frozen=True):

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .model import Column, ColumnPlan, ForeignKey, Table, TableFile, TablePlan, copy_order
-from .naming import PrismaModel, closest, match
-from .spec import Mapping as TableMapping
-from .spec import RestoreSpec
+from restorer.model import Column, ColumnPlan, ForeignKey, Table, TableFile, TablePlan, copy_order
+from restorer.naming import PrismaModel, closest, match
+from restorer.spec import Mapping as TableMapping
+from restorer.spec import RestoreSpec
 
 K = TypeVar("K", bound=Any)  # hashable and ordered
 

@@ -7,15 +7,17 @@ from typing import Any
 
 import msgspec
 
-from . import backup, catalog, clean, naming, plan, reader
-from .catalog import Server
-from .connection import Connection, target_label
-from .errors import Refused, RestoreError
-from .filecheck import unpacked_bytes
-from .model import TableFile
-from .plan import Plan, Sample
-from .snapshot import Snapshot
-from .spec import RestoreSpec
+from restorer import naming, plan
+from restorer.database import catalog, clean
+from restorer.database.catalog import Server
+from restorer.database.connection import Connection, target_label
+from restorer.errors import Refused, RestoreError
+from restorer.model import TableFile
+from restorer.plan import Plan, Sample
+from restorer.source import backup, reader
+from restorer.source.filecheck import unpacked_bytes
+from restorer.source.snapshot import Snapshot
+from restorer.spec import RestoreSpec
 
 OLDEST, NEWEST = 13, 18
 _SAMPLED = 200  # records looked at for their keys

@@ -17,23 +17,26 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from . import account, backup, clean, compare, preflight, reader, sequences, verify
-from .connection import Connection, first_connection, target_label
-from .dryrun import stand_ins
-from .errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
-from .events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableCounts, TableStart, Warned
-from .heartbeat import Heartbeat
-from .ledger import LEASE_SECONDS, SCRATCH, Ledger, Run, ensure, exists, refuse_holder, taken_over
-from .load import check_limit
-from .model import TablePlan
-from .pool import Pool
-from .preflight import Prepared
-from .relation import of_table
-from .report import Check, Counters, Report, SnapshotInfo
-from .session import AGAIN, Session, failure_of
-from .settle import Settler
-from .spec import Hook, RestoreSpec, changes
-from .worker import IDLE_SECONDS, Context, Workbench
+from restorer import preflight
+from restorer.database import account, clean, sequences, verify
+from restorer.database.connection import Connection, first_connection, target_label
+from restorer.database.ledger import LEASE_SECONDS, SCRATCH, Ledger, Run, ensure, exists, refuse_holder, taken_over
+from restorer.database.relation import of_table
+from restorer.database.session import AGAIN, Session, failure_of
+from restorer.errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
+from restorer.events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableCounts, TableStart, Warned
+from restorer.load import compare
+from restorer.load.dryrun import stand_ins
+from restorer.load.heartbeat import Heartbeat
+from restorer.load.pool import Pool
+from restorer.load.settle import Settler
+from restorer.load.task_loader import check_limit
+from restorer.load.worker import IDLE_SECONDS, Context, Workbench
+from restorer.model import TablePlan
+from restorer.preflight import Prepared
+from restorer.report import Check, Counters, Report, SnapshotInfo
+from restorer.source import backup, reader
+from restorer.spec import Hook, RestoreSpec, changes
 
 _Settle = Callable[[], bool]
 LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from command import Ended
-from restorer.cli import main
+from restorer.cli.main import main
 
 SECRET = "the-value-of-a-record"  # in every bad record; must never be shown
 PASSWORD = "hunter2"  # in every password

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
-from restorer.connection import target_label
+from restorer.database.connection import target_label
 from restorer.errors import RestoreError
 from restorer.events import AnyEvent, BatchLoaded
 from restorer.report import Check, Report, TableReport

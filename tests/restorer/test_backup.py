@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import zstandard
-from restorer.backup import check_file, differences, find_snapshot, fingerprint, verify_checksums
 from restorer.errors import Refused
 from restorer.model import TableFile
-from restorer.reader import pieces
-from restorer.snapshot_names import snapshot_time
+from restorer.source.backup import check_file, differences, find_snapshot, fingerprint, verify_checksums
+from restorer.source.reader import pieces
+from restorer.source.snapshot_names import snapshot_time
 
 ROWS = [{"id": 1, "a": "x"}, {"id": 2, "a": "y"}]
 GOOD = json.dumps(ROWS).encode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fix_restore import Restore
-from restorer.catalog import foreign_keys_into, heirs, read_server, read_tables
+from restorer.database.catalog import foreign_keys_into, heirs, read_server, read_tables
 from restorer.model import Table
 
 

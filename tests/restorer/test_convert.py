@@ -7,9 +7,9 @@ import json
 
 import msgspec
 import pytest
-from restorer.convert import Converter, Rows
+from restorer.convert.converter import Converter, Rows
 from restorer.model import Column, ColumnPlan, ColumnType, Table, TableFile, TablePlan
-from restorer.piece import Oversized, Piece
+from restorer.source.piece import Oversized, Piece
 
 ID = Column("id", ColumnType("int4"), not_null=True)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from restorer.dates import _DAY, _civil, _day_number
-from restorer.exact import rule
-from restorer.field import Unfit, lone_surrogate, nul_escape, quoted, string, well_formed
+from restorer.convert.dates import _DAY, _civil, _day_number
+from restorer.convert.exact import rule
+from restorer.convert.field import Unfit, lone_surrogate, nul_escape, quoted, string, well_formed
 from restorer.model import ColumnType
 
 VARCHAR = ColumnType("varchar", length=3)

@@ -118,7 +118,7 @@ def test_a_value_that_is_copys_end_mark_is_a_value(at: Restore):
 def test_the_server_may_speak_another_language(at: Restore):
     """The place of a bad value is read out of the error's context, whose words are translated."""
     at.schema("CREATE TABLE t (id int PRIMARY KEY, a inet)")
-    from restorer.problems import _place
+    from restorer.database.problems import _place
 
     class Diag:
         context = 'COPY dbrestore_stage_12, Zeile 34, Spalte a: "x, 5"'

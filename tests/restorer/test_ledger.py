@@ -10,9 +10,9 @@ import msgspec
 import psycopg
 import pytest
 from fix_restore import Restore
+from restorer.database.ledger import Ledger, ddl
+from restorer.database.tasks import Tasks
 from restorer.events import AnyEvent, BatchLoaded, Retried
-from restorer.ledger import Ledger, ddl
-from restorer.tasks import Tasks
 
 FORTY = [{"id": i, "v": f"v{i}"} for i in range(40)]
 
@@ -154,7 +154,7 @@ def test_a_batch_commits_from_where_its_task_stands_or_not_at_all(forty: Restore
 
 def test_a_commit_whose_answer_is_lost_is_not_done_twice(forty: Restore):
     """The connection dies between the server's COMMIT and the client's next word: the ledger knows better."""
-    import restorer.load as load
+    import restorer.load.task_loader as load
 
     original, calls = load.Session.begin, []
 

@@ -18,13 +18,13 @@ import pytest
 import yaml
 import zstandard
 from psycopg import sql
-from restorer.backup import find_snapshot
 from restorer.demo import lms
 from restorer.demo.lms import Generated, TableTruth, generate, schema_sql
 from restorer.demo.lms_faults import Fault, Kind, bad_record, file_rows, outcome
 from restorer.demo.lms_rows import World
 from restorer.demo.lms_tables import TABLES
 from restorer.naming import parse_prisma
+from restorer.source.backup import find_snapshot
 from restorer.spec import Manifest
 
 # Parents before children; what points forward within a table or in the cycle is added when all rows are there.

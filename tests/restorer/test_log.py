@@ -23,9 +23,9 @@ from restorer.events import (
     Warned,
     fan_out,
 )
-from restorer.log import EventLog, scrub
-from restorer.progress import Progress
 from restorer.report import Counters, Report, Totals
+from restorer.watch.log import EventLog, scrub
+from restorer.watch.progress import Progress
 
 
 class Logged:

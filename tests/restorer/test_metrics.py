@@ -10,9 +10,9 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from restorer.events import BatchLoaded, PhaseChanged, Retried, RunStarted, TableChanged, TableStart, fan_out
-from restorer.metrics import Metrics
-from restorer.progress import Progress
 from restorer.report import Counters
+from restorer.watch.metrics import Metrics
+from restorer.watch.progress import Progress
 
 WHO = {"namespace": "lms", "name": "reset"}
 
@@ -114,7 +114,7 @@ def test_nothing_is_registered_globally(scraped: Scraped) -> None:
 
 def test_the_library_is_not_loaded_without_a_port() -> None:
     code = (
-        "import sys, restorer.progress, restorer.server, restorer.publish, restorer.log; "
+        "import sys, restorer.watch.progress, restorer.watch.server, restorer.watch.publish, restorer.watch.log; "
         "sys.exit([m for m in sys.modules if m.split('.')[0] in ('prometheus_client', 'rich', 'structlog')] != [])"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

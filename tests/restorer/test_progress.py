@@ -18,8 +18,8 @@ from restorer.events import (
     TableStart,
     Warned,
 )
-from restorer.progress import Progress
 from restorer.report import Counters, FallbackLevel, Report, TableReport
+from restorer.watch.progress import Progress
 
 # Those of status.progress in the API.
 STATUS_NAMES = {"percent", "bytesTotal", "bytesDone", "tablesTotal", "tablesDone", "table"}

@@ -22,9 +22,9 @@ from restorer.events import (
     Warned,
     fan_out,
 )
-from restorer.progress import Progress
-from restorer.publish import TerminationLog, compact, interim_report, line, to_file
 from restorer.report import Check, Counters, FallbackLevel, RejectSample, Report, SnapshotInfo, TableReport, Totals
+from restorer.watch.progress import Progress
+from restorer.watch.publish import TerminationLog, compact, interim_report, line, to_file
 
 counts = st.integers(0, 2**63 - 1)
 texts = st.one_of(

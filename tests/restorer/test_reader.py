@@ -17,8 +17,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from restorer.model import Compression, Layout, TableFile
-from restorer.piece import Piece
-from restorer.reader import BrokenFile, Segment, count_records, pieces, segments
+from restorer.source.piece import Piece
+from restorer.source.reader import BrokenFile, Segment, count_records, pieces, segments
 
 Row = msgspec.defstruct("Row", [("id", msgspec.Raw), ("a", msgspec.Raw)], gc=False, forbid_unknown_fields=True)
 MANY, LINE = msgspec.json.Decoder(list[Row]), msgspec.json.Decoder(Row)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from restorer.scanner import ScanError, ValueScanner, pairs, spans, value_end
+from restorer.source.scanner import ScanError, ValueScanner, pairs, spans, value_end
 
 texts = st.lists(st.sampled_from(['"', "\\", "},{", "[", "]", "é", "\u2028", "a"]), max_size=5).map("".join)
 values: st.SearchStrategy[Any] = st.recursive(

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import pytest
 from restorer.errors import Refused
 from restorer.events import BatchLoaded, PhaseChanged, RunStarted, TableStart, fan_out
-from restorer.metrics import Metrics
-from restorer.progress import Progress
 from restorer.report import Counters
-from restorer.server import MAX_REQUESTS, MetricsServer, _Handler
+from restorer.watch.metrics import Metrics
+from restorer.watch.progress import Progress
+from restorer.watch.server import MAX_REQUESTS, MetricsServer, _Handler
 
 
 class Port:

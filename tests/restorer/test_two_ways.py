@@ -16,9 +16,9 @@ from hostile_values import RAW, WORDS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
-from restorer.convert import Converter
+from restorer.convert.converter import Converter
 from restorer.model import Column, ColumnPlan, ColumnType, Table, TableFile, TablePlan
-from restorer.piece import Piece
+from restorer.source.piece import Piece
 
 MOOD = ("happy", "so so", "1", "null", 'quo"te', "żal", "true")
 

@@ -21,8 +21,6 @@ from restorer.events import (
     TableStart,
     Warned,
 )
-from restorer.frame import ASCII, picture
-from restorer.progress import Progress
 from restorer.report import (
     Check,
     Counters,
@@ -33,8 +31,10 @@ from restorer.report import (
     TableReport,
     Totals,
 )
-from restorer.report_view import next_steps, plain_report, render_failure, render_report
-from restorer.view import View, suits
+from restorer.watch.frame import ASCII, picture
+from restorer.watch.progress import Progress
+from restorer.watch.report_view import next_steps, plain_report, render_failure, render_report
+from restorer.watch.view import View, suits
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -263,9 +263,9 @@ def test_the_terminal_is_given_back(told: Told, error: type[BaseException] | Non
 SCRIPT = """
 import sys, time
 from restorer.events import *
-from restorer.progress import Progress
+from restorer.watch.progress import Progress
 from restorer.report import Counters
-from restorer.view import View, suits
+from restorer.watch.view import View, suits
 assert suits(sys.stderr) and not suits(sys.stdin)
 progress = Progress()
 with View(progress, keep=True) as view:

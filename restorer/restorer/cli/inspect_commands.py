@@ -8,15 +8,16 @@ from pathlib import Path
 import msgspec
 import typer
 
-from .. import publish
-from ..connection import Connection, first_connection, target_label
-from ..errors import Refused
-from ..ledger import Ledger, exists
-from ..model import TablePlan
-from ..preflight import Prepared, find, prepare
-from ..report import Report
-from ..spec import Manifest
-from ..words import counted, size
+from restorer.database.connection import Connection, first_connection, target_label
+from restorer.database.ledger import Ledger, exists
+from restorer.errors import Refused
+from restorer.model import TablePlan
+from restorer.preflight import Prepared, find, prepare
+from restorer.report import Report
+from restorer.spec import Manifest
+from restorer.watch import publish
+from restorer.watch.words import counted, size
+
 from . import options
 from .run_command import Wiring
 
@@ -147,11 +148,11 @@ def report(
     elif sys.stdout.isatty():
         from rich.console import Console
 
-        from ..report_view import render_report
+        from restorer.watch.report_view import render_report
 
         render_report(found, Console(highlight=False))
     else:
-        from ..report_view import plain_report
+        from restorer.watch.report_view import plain_report
 
         sys.stdout.write(plain_report(found))
 
@@ -164,8 +165,8 @@ def run_key(name: str | None, manifest: Manifest | None) -> str | None:
 
 def stored_report(conninfo: str, schema: str, name: str | None) -> Report:
     """The stored report of run `name` (or of the newest), or the state so far of one that is not finished."""
-    from ..account import make_report
-    from ..errors import Interrupted
+    from restorer.database.account import make_report
+    from restorer.errors import Interrupted
 
     with first_connection(conninfo, lambda *_: None) as conn:
         ledger = open_ledger(conn, schema, name)

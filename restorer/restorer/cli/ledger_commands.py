@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 import typer
 
-from ..connection import first_connection
-from ..errors import Refused
-from ..ledger import ddl as ledger_ddl
-from ..ledger import exists, list_runs, purge_runs
+from restorer.database.connection import first_connection
+from restorer.database.ledger import ddl as ledger_ddl
+from restorer.database.ledger import exists, list_runs, purge_runs
+from restorer.errors import Refused
+
 from . import options
 
 app = typer.Typer(help="The ledger in the target database.", no_args_is_help=True)

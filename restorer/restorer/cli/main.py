@@ -19,9 +19,10 @@ def main() -> int:
     import psycopg
     import typer
 
-    from ..errors import RestoreError
-    from ..log import scrub
-    from ..session import failure_of
+    from restorer.database.session import failure_of
+    from restorer.errors import RestoreError
+    from restorer.watch.log import scrub
+
     from .app import app
 
     # psycopg tells of rollbacks that an interruption kept from going through; the server does them by itself.

@@ -16,10 +16,10 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
 
-from ..connection import target_label
-from ..errors import Refused
-from ..preflight import find
-from ..spec import Manifest, RestoreSpec, Target
+from restorer.database.connection import target_label
+from restorer.errors import Refused
+from restorer.preflight import find
+from restorer.spec import Manifest, RestoreSpec, Target
 
 BACKUP = typer.Option(None, "--backup", "-b", metavar="DIR", help="The backup volume's root, or one snapshot's folder.")
 DSN = typer.Option(None, "--dsn", metavar="DSN", help="postgresql://… or key=value; else the PG* variables.")

@@ -15,13 +15,14 @@ from typing import Any
 import msgspec
 import typer
 
-from ..connection import Connection, first_connection, target_label
-from ..errors import Refused
-from ..heartbeat import Heartbeat
-from ..ledger import Ledger, refuse_holder
-from ..retry import retry as retry_rejects
-from ..session import Session
-from ..spec import Manifest, Retry
+from restorer.database.connection import Connection, first_connection, target_label
+from restorer.database.ledger import Ledger, refuse_holder
+from restorer.database.session import Session
+from restorer.errors import Refused
+from restorer.load.heartbeat import Heartbeat
+from restorer.load.retry import retry as retry_rejects
+from restorer.spec import Manifest, Retry
+
 from . import options
 from .inspect_commands import open_ledger, run_key
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import typer
 
-from .. import publish
-from ..errors import Interrupted, Refused, RestoreError
-from ..events import Emit, fan_out
-from ..log import EventLog, scrub
-from ..progress import Progress
-from ..report import Report
-from ..run import Request, execute
+from restorer.errors import Interrupted, Refused, RestoreError
+from restorer.events import Emit, fan_out
+from restorer.report import Report
+from restorer.run import Request, execute
+from restorer.watch import publish
+from restorer.watch.log import EventLog, scrub
+from restorer.watch.progress import Progress
+
 from . import options
 from .options import Choice
 
@@ -157,22 +158,23 @@ class Wiring:
         """Chooses, runs, reports. -> exit code"""
         progress, log = Progress(), None
         report, failure = Report(""), None
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._signals(lambda: progress))
+        with self._signals(lambda: progress):
             try:
                 self._refuse_report_file()
                 choice = choose()
                 progress, report = Progress(stall_timeout=choice.spec.stall_timeout_seconds), Report(choice.run)
-                log, emit = self._listeners(stack, progress, choice)
-                request = Request(choice.spec, choice.root, choice.conninfo, choice.run, restart, wait)
-                report, failure = execute(request, emit)
+                with contextlib.ExitStack() as stack:
+                    log, emit = self._listeners(stack, progress, choice)
+                    request = Request(choice.spec, choice.root, choice.conninfo, choice.run, restart, wait)
+                    report, failure = execute(request, emit)
+                    self._over = True
             except (RestoreError, KeyboardInterrupt) as error:  # nothing was begun
                 failure = error if isinstance(error, RestoreError) else Interrupted("stopped", "start it again")
                 report.outcome, report.reason, report.message = failure.outcome, failure.reason, failure.line()
                 if self.termination_log is not None:
                     publish.TerminationLog(self.termination_log, progress).write(report)
             self._over = True
-        self._publish(report, failure, log or EventLog(progress))
+            self._publish(report, failure, log or EventLog(progress))
         if failure is None:
             return 0
         return self._code if isinstance(failure, Interrupted) else failure.exit_code
@@ -185,7 +187,7 @@ class Wiring:
         listeners: list[Emit] = [progress]
         log = EventLog(progress, verbose=self.verbose)
         if not self.json and sys.stderr.isatty():
-            from ..view import View, suits
+            from restorer.watch.view import View, suits
 
             if suits(sys.stderr):
                 listeners.append(
@@ -194,8 +196,8 @@ class Wiring:
         if len(listeners) == 1:
             listeners.append(log)
         if self.metrics_port is not None:
-            from ..metrics import Metrics
-            from ..server import MetricsServer
+            from restorer.watch.metrics import Metrics
+            from restorer.watch.server import MetricsServer
 
             metrics = Metrics(progress, namespace=choice.namespace, name=choice.name)
             stack.enter_context(MetricsServer(self.metrics_port, progress, metrics))
@@ -278,11 +280,11 @@ class Wiring:
         if sys.stdout.isatty():
             from rich.console import Console
 
-            from ..report_view import render_report
+            from restorer.watch.report_view import render_report
 
             render_report(report, Console(highlight=False))
         else:
-            from ..report_view import plain_report
+            from restorer.watch.report_view import plain_report
 
             sys.stdout.write(plain_report(report))
 

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ..errors import Refused
-from ..words import number, size
+from restorer.errors import Refused
+from restorer.watch.words import number, size
+
 from .embedded import EmbeddedServer
 from .lms import generate, schema_sql
 

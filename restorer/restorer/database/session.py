@@ -1,0 +1,166 @@
+"""The connection a worker loads through: transactions with fixed settings, and trying again after transient errors."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import psycopg
+
+from restorer.database.connection import Connection, backoff, connect_reason, kind_of, reopen
+from restorer.database.problems import problem_of
+from restorer.errors import LoadFailed, RestoreError, Unavailable
+from restorer.events import Emit, Retried
+from restorer.spec import Retry
+
+T = TypeVar("T")
+AGAIN = "start the same command again when the database is well"
+
+# What a value means must not depend on the role's or the database's settings. Nothing here outlives the transaction, so
+# a pooler may hand every transaction to another backend. synchronous_commit: ledger and rows are lost together, or not
+# at all; the last commit of a run waits. Deferrable constraints are checked by the statement, where a row can be blamed.
+_BEGIN = """BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off; SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD';
+SET LOCAL IntervalStyle = 'postgres'; SET LOCAL lc_monetary = 'C'; SET LOCAL idle_in_transaction_session_timeout = 0;
+SET LOCAL client_min_messages = 'error'; SET LOCAL array_nulls = on; SET LOCAL xmloption = 'content';
+SET LOCAL extra_float_digits = 1; SET CONSTRAINTS ALL IMMEDIATE"""
+# A batch is small beside the table it is held against: without these a planner with no statistics reads the whole table
+# for every batch instead of asking its index.
+_STAGED = """; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL random_page_cost = 1;
+SET LOCAL jit = off; SET LOCAL work_mem = '64MB'"""
+
+
+class Session:
+    """A connection that is opened again when it breaks. With `one_connection` it never is: what a run keeps in
+    temporary tables is gone with its connection, and the run with it."""
+
+    def __init__(
+        self, conninfo: str, retry: Retry, emit: Emit, *, conn: Connection | None = None, one_connection: bool = False
+    ) -> None:
+        self.conninfo, self.retry, self.emit = conninfo, retry, emit
+        self._conn = conn
+        self._one = one_connection
+        self.on_retry: Callable[[Connection], object] = lambda _: None
+
+    @property
+    def conn(self) -> Connection:
+        """The open connection; opens it when there is none. Raises psycopg.OperationalError, LoadFailed."""
+        if self._conn is None or self._conn.closed:
+            if self._one and self._conn is not None:
+                raise Unavailable("the connection is lost, and with it this run's temporary tables", "run it again")
+            self._conn = reopen(self.conninfo)
+        return self._conn
+
+    def close(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+
+    def begin(self, conn: Connection, staged: bool = False) -> None:
+        conn.execute(_BEGIN + _STAGED if staged else _BEGIN)
+
+    @contextlib.contextmanager
+    def transaction(self, *, staged: bool = False, durable: bool = False) -> Iterator[Connection]:
+        """`durable`: the commit waits for the disk, for what this process goes on to believe without asking again."""
+        conn = self.conn
+        self.begin(conn, staged)
+        try:
+            if durable:
+                conn.execute("SET LOCAL synchronous_commit = on")
+            yield conn
+            conn.execute("COMMIT")
+        except BaseException:
+            rollback(conn)
+            raise
+
+    def retrying(
+        self,
+        step: Callable[[Connection], T],
+        *,
+        what: str,
+        on_transient: Callable[[psycopg.Error], None] = lambda _: None,
+    ) -> T:
+        """Runs `step` until it goes through, with exponential backoff and full jitter on transient errors.
+
+        `what` names the step for people. Raises Unavailable once `retry.maxElapsedSeconds` are over, LoadFailed for
+        an error that trying again cannot mend.
+        """
+        started = time.monotonic()
+        for attempt, wait in enumerate(backoff(self.retry.initial_seconds, self.retry.max_seconds), 1):
+            try:
+                return step(self.conn)
+            except psycopg.Error as error:
+                self._give_up_or_wait(error, what, started, attempt, wait)
+                on_transient(error)
+        raise AssertionError("backoff never ends")
+
+    def _give_up_or_wait(self, error: psycopg.Error, what: str, started: float, attempt: int, wait: float) -> None:
+        if self._conn is not None:
+            rollback(self._conn)
+        state = error.sqlstate or "08006"
+        words = f"{what}: {describe(error)} (SQLSTATE {state})"
+        if kind_of(error) != "transient":
+            raise LoadFailed(words, remedy_for(error), sqlstate=state) from None
+        if time.monotonic() - started + wait > self.retry.max_elapsed_seconds:
+            raise Unavailable(
+                f"{words}, still after {time.monotonic() - started:.0f} s",
+                AGAIN,
+            ) from None
+        self.emit(Retried(state, wait, attempt, words))
+        time.sleep(wait)
+        with contextlib.suppress(psycopg.Error):
+            self.on_retry(self.conn)
+
+
+def rollback(conn: Connection) -> None:
+    """Rolls back, or closes a connection that cannot even do that. In a COPY, closing is the rollback."""
+    if conn.closed:
+        return
+    try:
+        if conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            conn.execute("ROLLBACK")
+    except psycopg.Error:
+        conn.close()
+
+
+_WORDS = {
+    "42501": "this role may not do that",
+    "53100": "the server's disk is full",
+    "53200": "the server is out of memory",
+    "53300": "the server has no connection left",
+    "57P01": "the server is shutting down",
+    "57P02": "the server crashed",
+    "57P03": "the server is starting up",
+    "57014": "a timeout of the server ended the statement",
+    "55P03": "a lock was not to be had in time",
+    "25006": "the server is read-only now",
+    "40P01": "a deadlock",
+}
+
+
+def describe(error: psycopg.Error) -> str:
+    """What went wrong, in words that hold no value of any record."""
+    if error.sqlstate is None:
+        failed = "connection failed" in str(error)  # and none was there that could break
+        return f"cannot connect: {connect_reason(error)}" if failed else "the connection to the database broke"
+    if error.sqlstate in _WORDS:
+        return _WORDS[error.sqlstate]
+    if error.sqlstate[:2] in ("42", "28", "3D", "3F", "0A", "55"):  # about names and rights, not about data
+        return (error.diag.message_primary or type(error).__name__).strip()
+    return problem_of(error).message
+
+
+def failure_of(error: psycopg.Error) -> RestoreError:
+    """What an error that nobody else took care of means for the command."""
+    kind = Unavailable if kind_of(error) == "transient" else LoadFailed
+    state = error.sqlstate or "08006"
+    remedy = AGAIN if kind is Unavailable else remedy_for(error)
+    return kind(f"{describe(error)} (SQLSTATE {state})", remedy, sqlstate=error.sqlstate or "")
+
+
+def remedy_for(error: psycopg.Error) -> str:
+    if error.sqlstate == "42501":
+        return "grant the role what it needs; `restorer plan` lists it"
+    if (error.sqlstate or "").startswith("42"):
+        return "the tables changed since the plan was made, or a hook or query is wrong; mend it and start a new run"
+    return "see the database's log"

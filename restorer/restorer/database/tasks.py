@@ -1,0 +1,289 @@
+"""Tasks in the ledger: claiming them, and moving them on together with the rows they tell of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from psycopg.types.json import Jsonb
+
+from restorer.database.connection import Connection
+from restorer.database.ledger import Ledger
+from restorer.errors import Unavailable
+from restorer.model import Problem
+from restorer.report import Counters
+
+if TYPE_CHECKING:
+    from restorer.load.batch import Outcome
+
+LEVELS = ("Copy", "Exact", "Merge", "Row", "Reject")
+
+
+class Task(msgspec.Struct):
+    """A file or a segment of it, and how far it is. Figures are totals since the run began."""
+
+    id: int
+    table: str
+    stop: int | None
+    next_offset: int
+    next_ordinal: int
+    counters: Counters = msgspec.field(default_factory=Counters)
+    deferred: int = 0
+    batches: dict[str, int] = {}
+    records: dict[str, int] = {}
+    seconds: float = 0.0
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A record set aside: its place in the file and its bytes as they were."""
+
+    ordinal: int
+    offset: int
+    raw: bytes
+
+
+_TASK = (
+    "id, table_name, stop_offset, next_offset, next_ordinal, "
+    "read, inserted, updated, duplicate, conflict, rejected, deferred, batches, records, seconds"
+)
+
+
+def _task(row: tuple[Any, ...]) -> Task:
+    ident, table, stop, offset, ordinal, *counts, deferred, batches, records, seconds = row
+    return Task(ident, table, stop, offset, ordinal, Counters(*counts), deferred, batches, records, seconds)
+
+
+class Tasks:
+    """The tasks of one run, for one owner. Every method but `claim` and `current` is called inside the batch's transaction."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._q = ledger.q
+
+    def claim(self, conn: Connection) -> Task | None:
+        """The first task (in the order of the plan) that nobody alive works on and whose parents are settled; None when
+        there is none right now."""
+        self._ledger.release_tasks_of_the_dead(conn)
+        row = conn.execute(
+            self._q(
+                "UPDATE {tasks} SET owner = %s WHERE id = (SELECT t.id FROM {tasks} t JOIN {tables} b ON b.run = t.run AND b.name = t.table_name "
+                "WHERE t.run = %s AND t.state = 'Ready' AND (t.owner IS NULL OR t.owner = %s "
+                "OR NOT EXISTS (SELECT FROM {owners} o WHERE o.owner = t.owner)) "
+                "AND NOT EXISTS (SELECT FROM {tables} p WHERE p.run = t.run AND p.grp = ANY (b.after) AND NOT p.settled) "
+                "ORDER BY b.position, t.start_offset LIMIT 1 FOR UPDATE OF t SKIP LOCKED) RETURNING " + _TASK
+            ),
+            (self._ledger.owner, self._ledger.run, self._ledger.owner),
+        ).fetchone()
+        return _task(row) if row else None
+
+    def advance(self, conn: Connection, old: Task, new: Task, *, done: bool = False) -> bool:
+        """The compare-and-swap. False: the task, the target or the run is not ours any more, and nothing may be committed.
+
+        The target's row is locked (shared) to the end of the transaction: whoever takes the target waits for this commit.
+        """
+        c = new.counters
+        cursor = conn.execute(
+            self._q(
+                "WITH held AS MATERIALIZED (SELECT FROM {target} WHERE run = %s FOR SHARE) "
+                "UPDATE {tasks} SET next_offset = %s, next_ordinal = %s, read = %s, inserted = %s, updated = %s, duplicate = %s, conflict = %s, "
+                "rejected = %s, deferred = %s, batches = %s, records = %s, seconds = %s, state = CASE WHEN %s THEN 'Done' ELSE state END "
+                "WHERE id = %s AND owner = %s AND next_offset = %s AND state = 'Ready' AND EXISTS (SELECT FROM held) "
+                "AND EXISTS (SELECT FROM {runs} r WHERE r.run = {tasks}.run AND r.state = 'Running')"
+            ),
+            (
+                self._ledger.run, new.next_offset, new.next_ordinal, c.read, c.inserted, c.updated, c.duplicate, c.conflict, c.rejected,
+                new.deferred, Jsonb(new.batches), Jsonb(new.records), new.seconds, done, old.id, self._ledger.owner, old.next_offset,
+            ),
+        )  # fmt: skip
+        return cursor.rowcount == 1
+
+    def refuse_ended(self, conn: Connection) -> None:
+        """Raises Unavailable when the run is over, or forgotten, by somebody else's doing."""
+        row = conn.execute(self._q("SELECT state FROM {runs} WHERE run = %s"), (self._ledger.run,)).fetchone()
+        if row is None or row[0] != "Running":
+            raise Unavailable(
+                f"run {self._ledger.run!r} was {'forgotten' if row is None else 'ended'} by another process",
+                "`restorer report` shows how it stands",
+                reason="TakenOver",
+            )
+
+    def current(self, conn: Connection, task: Task) -> Task | None:
+        """The task as it stands, after a COMMIT whose answer was lost. None: it is not ours any more."""
+        row = conn.execute(
+            self._q("SELECT " + _TASK + " FROM {tasks} WHERE id = %s AND owner = %s"), (task.id, self._ledger.owner)
+        ).fetchone()
+        return _task(row) if row else None
+
+    def is_done(self, conn: Connection, task: Task) -> bool:
+        row = conn.execute(
+            self._q("SELECT state = 'Done' FROM {tasks} WHERE id = %s AND owner = %s"), (task.id, self._ledger.owner)
+        ).fetchone()
+        return row is not None and bool(row[0])
+
+    def fail(self, conn: Connection, task: Task, error: str) -> None:
+        with conn.transaction():
+            conn.execute(
+                self._q("UPDATE {tasks} SET state = 'Failed' WHERE id = %s AND owner = %s"),
+                (task.id, self._ledger.owner),
+            )
+            conn.execute(
+                self._q("UPDATE {tables} SET error = %s WHERE run = %s AND name = %s"),
+                (error, self._ledger.run, task.table),
+            )
+
+    def reject(self, conn: Connection, table: str, rejects: Iterable[tuple[Record, Problem]]) -> None:
+        with conn.cursor() as cur:
+            copy = self._q(
+                "COPY {rejects} (run, table_name, ordinal, byte_offset, record, reason, sqlstate, constraint_name, column_name, message) FROM STDIN"
+            )
+            with cur.copy(copy) as out:
+                for r, p in rejects:
+                    out.write_row(
+                        (
+                            self._ledger.run,
+                            table,
+                            r.ordinal,
+                            r.offset,
+                            r.raw,
+                            p.reason,
+                            p.sqlstate,
+                            p.constraint,
+                            _storable(p.column),
+                            _storable(p.message),
+                        )
+                    )
+
+    def defer(self, conn: Connection, task: Task, records: Iterable[Record]) -> None:
+        with conn.cursor() as cur:
+            with cur.copy(
+                self._q("COPY {deferred} (run, task, table_name, ordinal, byte_offset, record) FROM STDIN")
+            ) as out:
+                for r in records:
+                    out.write_row((self._ledger.run, task.id, task.table, r.ordinal, r.offset, r.raw))
+
+    # -- rows that wait for parents (settle.py) ------------------------------------------------------------------------
+
+    def count_deferred(self, conn: Connection, table: str) -> int:
+        row = conn.execute(
+            self._q("SELECT count(*) FROM {deferred} WHERE run = %s AND table_name = %s"), (self._ledger.run, table)
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+    def deferred(self, conn: Connection, table: str, chunk: int) -> Iterator[list[tuple[int, Record]]]:
+        """(id, record) of the rows that wait, `chunk` at a time, in the order they were set aside. Inside a transaction."""
+        last = 0
+        while True:
+            rows = conn.execute(
+                self._q(
+                    "SELECT id, ordinal, byte_offset, record FROM {deferred} WHERE run = %s AND table_name = %s AND id > %s ORDER BY id LIMIT %s"
+                ),
+                (self._ledger.run, table, last, chunk),
+            ).fetchall()
+            if not rows:
+                return
+            last = rows[-1][0]
+            yield [(row[0], Record(*row[1:])) for row in rows]
+
+    def deferred_records(self, conn: Connection, ids: list[int]) -> dict[int, Record]:
+        rows = conn.execute(
+            self._q("SELECT id, ordinal, byte_offset, record FROM {deferred} WHERE id = ANY (%s)"), (ids,)
+        )
+        return {row[0]: Record(*row[1:]) for row in rows}
+
+    def settle_counts(self, conn: Connection, table: str, outcome: Outcome, seconds: float) -> None:
+        """Books what became of the table's waiting rows. They may come from several segments; the first one's task takes
+        them all, so that each task still adds up."""
+        c, key = outcome.counters, (self._ledger.run, table)
+        conn.execute(self._q("DELETE FROM {deferred} WHERE run = %s AND table_name = %s"), key)
+        conn.execute(
+            self._q("UPDATE {tasks} SET read = read - deferred, deferred = 0 WHERE run = %s AND table_name = %s"), key
+        )
+        row = conn.execute(
+            self._q("SELECT batches, records FROM {tasks} WHERE run = %s AND table_name = %s AND start_offset = 0"), key
+        ).fetchone()
+        assert row is not None
+        batches, records = Counter(row[0]) + Counter({outcome.level: 1}), Counter(row[1]) + outcome.levels
+        conn.execute(
+            self._q(
+                "UPDATE {tasks} SET read = read + %s, inserted = inserted + %s, updated = updated + %s, duplicate = duplicate + %s, "
+                "conflict = conflict + %s, rejected = rejected + %s, batches = %s, records = %s, seconds = seconds + %s "
+                "WHERE run = %s AND table_name = %s AND start_offset = 0"
+            ),
+            (
+                c.read,
+                c.inserted,
+                c.updated,
+                c.duplicate,
+                c.conflict,
+                c.rejected,
+                Jsonb(batches),
+                Jsonb(records),
+                seconds,
+                *key,
+            ),
+        )
+
+    def settled(self, conn: Connection, tables: list[str]) -> None:
+        """These tables are complete: those that refer to them may start."""
+        conn.execute(
+            self._q("UPDATE {tables} SET settled = true WHERE run = %s AND name = ANY (%s)"), (self._ledger.run, tables)
+        )
+
+    # -- the whole run ---------------------------------------------------------------------------------------------------
+
+    def unsettled(self, conn: Connection) -> dict[str, bool]:
+        """Tables that are not settled yet -> whether all their records are read (and so they can be)."""
+        rows = conn.execute(
+            self._q(
+                "SELECT b.name, b.split AND COALESCE(bool_and(t.state = 'Done'), false) FROM {tables} b "
+                "LEFT JOIN {tasks} t ON t.run = b.run AND t.table_name = b.name WHERE b.run = %s AND NOT b.settled GROUP BY b.name, b.split"
+            ),
+            (self._ledger.run,),
+        )
+        return {name: bool(done) for name, done in rows}
+
+    def failed(self, conn: Connection) -> bool:
+        """Whether a table failed: what depends on it is not loaded."""
+        row = conn.execute(
+            self._q("SELECT count(*) FROM {tables} WHERE run = %s AND error <> ''"), (self._ledger.run,)
+        ).fetchone()
+        return row is not None and row[0] > 0
+
+    def split_done(self, conn: Connection, table: str) -> None:
+        conn.execute(
+            self._q("UPDATE {tables} SET split = true WHERE run = %s AND name = %s"), (self._ledger.run, table)
+        )
+
+    def to_split(self, conn: Connection) -> list[str]:
+        rows = conn.execute(
+            self._q("SELECT name FROM {tables} WHERE run = %s AND NOT split ORDER BY position"), (self._ledger.run,)
+        )
+        return [row[0] for row in rows]
+
+    def under_way(self, conn: Connection) -> bool:
+        """Whether some other live process works on a task of this run."""
+        row = conn.execute(
+            self._q(
+                "SELECT count(*) FROM {tasks} t JOIN {owners} o ON o.owner = t.owner WHERE t.run = %s AND t.state = 'Ready' AND o.owner <> %s "
+                "AND o.lease_until > clock_timestamp()"
+            ),
+            (self._ledger.run, self._ledger.owner),
+        ).fetchone()
+        return row is not None and row[0] > 0
+
+    def read_and_rejected(self, conn: Connection) -> tuple[int, int]:
+        row = conn.execute(
+            self._q(
+                "SELECT COALESCE(sum(read), 0)::bigint, COALESCE(sum(rejected), 0)::bigint FROM {tasks} WHERE run = %s"
+            ),
+            (self._ledger.run,),
+        ).fetchone()
+        assert row is not None
+        return int(row[0]), int(row[1])
+
+
+def _storable(text: str) -> str:
+    """A key of a record may hold what no text column takes."""
+    return text.replace("\x00", "\\u0000").encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,115 @@
+"""After the load: what the file says against what the ledger and the table say. Each check is one row of the report."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import sql
+
+from restorer.database.account import TableAccount
+from restorer.database.connection import Connection, kind_of
+from restorer.database.relation import columns, equal, of_table
+from restorer.database.sequences import next_is_free, owned
+from restorer.database.session import describe
+from restorer.errors import LoadFailed
+from restorer.model import ForeignKey, TablePlan
+from restorer.report import Check
+from restorer.spec import RestoreSpec
+
+
+def verify(
+    conn: Connection, spec: RestoreSpec, plans: tuple[TablePlan, ...], accounts: dict[str, TableAccount]
+) -> list[Check]:
+    """All checks that the spec asks for. `accounts`: what the ledger says of each table."""
+    asked, checks = spec.verification, list[Check]()
+    for plan in plans:
+        account = accounts[plan.name]
+        if plan.file.expected_records is not None:
+            checks.append(_equal("manifestCount", plan.name, plan.file.expected_records, account.read))
+        if asked.row_counts:
+            if account.records_in_file is not None and plan.file.layout != "ndjson":  # blank lines have numbers too
+                checks.append(_equal("fileCount", plan.name, account.records_in_file, account.read))
+            if account.was_empty:
+                checks.append(_equal("rowCount", plan.name, account.inserted, count(conn, plan)))
+        if asked.foreign_keys:
+            checks += [_foreign_key(conn, plan, fk) for fk in plan.table.foreign_keys if fk.readable]
+    if asked.sequences:
+        for plan, column, sequence in owned(plans):
+            free, expected, actual = next_is_free(conn, plan, column, sequence)
+            checks.append(
+                Check("sequence", f"{plan.name}.{column}", free, f">= {expected}" if expected else "", actual)
+            )
+    checks += [_not_null(conn, spec.target.schema_, name) for name in asked.not_null]
+    checks += [_query(conn, q.name, q.sql, q.expect) for q in asked.queries]
+    return checks
+
+
+def count(conn: Connection, plan: TablePlan) -> int:
+    row = conn.execute(
+        sql.SQL("SELECT count(*) FROM {}").format(of_table(plan.table.schema, plan.name).read)
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _equal(check: str, table: str, expected: int, actual: int) -> Check:
+    return Check(check, table, expected == actual, str(expected), str(actual))
+
+
+def _foreign_key(conn: Connection, plan: TablePlan, fk: ForeignKey) -> Check:
+    """Rows that refer to a parent that is not there. A constraint may be NOT VALID, or its triggers may be switched off."""
+    query = sql.SQL(
+        "SELECT count(*) FROM {} c WHERE ({}) IS NOT NULL AND NOT EXISTS (SELECT FROM {} p WHERE {})"
+    ).format(
+        of_table(plan.table.schema, plan.name).read,
+        columns(fk.columns, "c"),
+        of_table(fk.to_schema, fk.to_table).read,
+        equal("p", fk.to_columns, "c", fk.columns),
+    )
+    row = conn.execute(query).fetchone()
+    return _equal(f"foreignKey {fk.name}", plan.name, 0, int(row[0]) if row else 0)
+
+
+def _not_null(conn: Connection, schema: str, name: str) -> Check:
+    table, _, column = name.partition(".")
+    query = sql.SQL("SELECT count(*) FROM {} WHERE {} IS NULL").format(
+        of_table(schema, table).read, sql.Identifier(column)
+    )
+    try:
+        row = conn.execute(query).fetchone()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.SyntaxError):
+        return Check("notNull", name, False, "0", "no such table or column")
+    return _equal("notNull", name, 0, int(row[0]) if row else 0)
+
+
+def _query(conn: Connection, name: str, text: str, expect: str) -> Check:
+    """A query of the spec, in a transaction that may not write. Only an answer as short as a count is shown."""
+    try:
+        with conn.transaction():
+            conn.execute("SET TRANSACTION READ ONLY")
+            row = conn.execute(text).fetchone()
+    except psycopg.ProgrammingError as error:
+        words = describe(error) if error.sqlstate else "no rows to be had"
+        return Check(f"query {name}", "", False, expect, words)
+    except psycopg.Error as error:
+        if kind_of(error) == "transient" and error.sqlstate != "25006":  # it tried to write, which it may not
+            raise
+        return Check(f"query {name}", "", False, expect, describe(error))
+    answer = "" if row is None or row[0] is None else str(row[0]).lower() if isinstance(row[0], bool) else str(row[0])
+    return Check(
+        f"query {name}", "", answer == expect, expect, answer if len(answer) <= 32 else f"{len(answer)} characters"
+    )
+
+
+def failed(checks: list[Check]) -> LoadFailed | None:
+    """The error for checks that did not pass, or None."""
+    bad = [c for c in checks if not c.passed]
+    if not bad:
+        return None
+    first = bad[0]
+    where = f" of {first.table}" if first.table else ""
+    more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+    return LoadFailed(
+        f"verification failed: {first.check}{where} is {first.actual or 'nothing'}, expected {first.expected}{more}",
+        "see `verification` in the report",
+        reason="VerificationFailed",
+        table=first.table,
+    )

@@ -1,0 +1,1 @@
+"""Loading: batches down the ladder, by one process or many."""

@@ -1,0 +1,173 @@
+"""Batches: as many whole records as one transaction takes, and what became of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from restorer.database.tasks import LEVELS, Record
+from restorer.errors import LoadFailed
+from restorer.model import Problem
+from restorer.report import Counters
+from restorer.source.piece import Piece
+
+
+class Batch:
+    """Pieces that are loaded in one transaction. `index` of a record: its position in the batch, from 0.
+
+    The first pass over it pulls the pieces out of the reader one by one, so that reading and converting overlap with the
+    server's work; they are kept, and every later pass goes over the same pieces again.
+    """
+
+    def __init__(self, first: Piece, source: PieceSource, rows: int, size: int) -> None:
+        self.pieces = [first]
+        self.starts = [0]
+        self.records = len(first)
+        self.bytes = len(first.data)
+        self._source: PieceSource | None = source
+        self._rows, self._size = rows, size
+
+    def __iter__(self) -> Iterator[tuple[int, Piece]]:
+        """(index of its first record, piece) for each piece. Its decoded records live until the next one is asked for."""
+        at = 0
+        while at < len(self.pieces) or self._pull():
+            yield self.starts[at], self.pieces[at]
+            self.pieces[at].release()
+            at += 1
+
+    def _pull(self) -> bool:
+        if self._source is None or self.records >= self._rows or self.bytes >= self._size:
+            return False
+        piece = self._source.take(self._rows - self.records, self.records)
+        if piece is None:
+            self._source = None
+            return False
+        self.starts.append(self.records)
+        self.pieces.append(piece)
+        self.records += len(piece)
+        self.bytes += len(piece.data)
+        return True
+
+    def fill(self) -> None:
+        """Reads what belongs to the batch and was not read yet."""
+        while self._pull():
+            pass
+
+    @property
+    def end(self) -> int:
+        return self.pieces[-1].end
+
+    @property
+    def next_ordinal(self) -> int:
+        return self.pieces[-1].next_ordinal
+
+    def record(self, index: int) -> Record:
+        """Place and bytes of one record."""
+        at = bisect_right(self.starts, index) - 1
+        piece, within = self.pieces[at], index - self.starts[at]
+        ordinal, offset = piece.place(within)
+        return Record(ordinal, offset, piece.raw(within))
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """For a server that takes too long over the whole. Only for filled batches of two records or more."""
+        half = self.records // 2
+        left, right = [], []
+        for start, piece in self:
+            if start + len(piece) <= half:
+                left.append(piece)
+            elif start >= half:
+                right.append(piece)
+            else:
+                a, b = piece.split(half - start)
+                left.append(a)
+                right.append(b)
+        return _of(left), _of(right)
+
+
+class PieceSource:
+    """The reader's pieces, cut to the room that a batch has left. A broken file ends the stream; `error` then says why,
+    once everything before it is loaded."""
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        self._pieces = iter(pieces)
+        self._rest: Piece | None = None
+        self.error: LoadFailed | None = None
+
+    def take(self, room: int, have: int = 0) -> Piece | None:
+        """The next piece for a batch that has `have` records and takes `room` more, or None. A batch that is half full
+        already ends with the last whole piece: to split one it must be decoded once more."""
+        try:
+            piece = self._rest or next(self._pieces, None)
+        except LoadFailed as error:
+            self.error = error
+            return None
+        self._rest = None
+        if piece is not None and len(piece) > room:
+            if have >= room:
+                self._rest = piece
+                return None
+            piece, self._rest = piece.split(room)
+        return piece
+
+
+def batches(source: PieceSource, rows: Callable[[], int], size: int) -> Iterator[Batch]:
+    """Cuts the stream of pieces into batches of `rows()` records or `size` bytes, whichever comes first. Each batch must
+    be filled before the next one is asked for."""
+    while (first := source.take(limit := rows())) is not None:
+        batch = Batch(first, source, limit, size)
+        yield batch
+        batch.fill()
+
+
+def _of(pieces: list[Piece]) -> Batch:
+    batch = Batch(pieces[0], PieceSource(pieces[1:]), sum(map(len, pieces)), 1 << 62)
+    batch.fill()
+    return batch
+
+
+class Outcome(msgspec.Struct):
+    """What one batch came to. `level`: the deepest rung it needed; `levels`: records by the rung that settled them."""
+
+    counters: Counters = msgspec.field(default_factory=Counters)
+    level: str = "Copy"
+    levels: Counter[str] = msgspec.field(default_factory=Counter)
+    rejects: dict[int, Problem] = {}
+    deferred: list[int] = []
+    converted_badly: bool = False
+
+    def needed(self, level: str) -> None:
+        if LEVELS.index(level) > LEVELS.index(self.level):
+            self.level = level
+
+    def close(self, records: int) -> None:
+        """Completes the sums; every record must be accounted for, or nothing may be committed."""
+        c = self.counters
+        c.read, c.rejected = records, len(self.rejects)
+        rest = records - len(self.rejects) - len(self.deferred) - self.levels["Copy"] - self.levels["Exact"]
+        self.levels["Merge"] += rest - self.levels["Row"]
+        self.levels["Reject"] += len(self.rejects)
+        self.levels = +self.levels
+        if c.read != c.inserted + c.updated + c.duplicate + c.conflict + c.rejected + len(self.deferred):
+            raise AssertionError(f"a batch of {records} records does not add up: {c}, {len(self.deferred)} deferred")
+
+    def absorb(self, part: Outcome, at: int = 0) -> None:
+        """Adds what a part of the batch came to; `at`: index of the part's first record."""
+        for name in Counters.__struct_fields__:
+            setattr(self.counters, name, getattr(self.counters, name) + getattr(part.counters, name))
+        self.needed(part.level)
+        self.levels.update(part.levels)
+        self.rejects |= {at + i: p for i, p in part.rejects.items()}
+        self.deferred += [at + i for i in part.deferred]
+        self.converted_badly = self.converted_badly or part.converted_badly
+
+    @property
+    def clean(self) -> bool:
+        """Nothing in it asked for more than a plain COPY."""
+        c = self.counters
+        return c.inserted == c.read
+
+    def reasons(self) -> dict[str, int]:
+        return dict(Counter(p.reason for p in self.rejects.values()))

@@ -1,0 +1,99 @@
+"""The parent's side of worker processes: starts them, hears their events, notices their deaths."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import msgspec
+
+from restorer.errors import LoadFailed, RestoreError, Unavailable
+from restorer.events import AnyEvent, Emit, Failed, Warned
+from restorer.load.worker import Context
+
+RESTARTS = 3  # of workers that died without a word (out of memory, kill -9), over the whole run
+STOP_SECONDS = 2.5  # for all of them; then they are killed, and the server rolls back by itself
+_BY_CODE: dict[int, type[RestoreError]] = {1: Unavailable, 2: LoadFailed}
+
+
+class Pool:
+    """`workers` processes of `python -m restorer.load.worker`. Their events are handed on from a thread each."""
+
+    def __init__(self, context: Context, workers: int, emit: Emit) -> None:
+        self._context, self._emit = context, emit
+        self._lock = threading.Lock()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._readers: list[threading.Thread] = []
+        self._errors: dict[int, Failed] = {}
+        self._restarts = 0
+        for _ in range(workers):
+            self._start()
+
+    def _start(self) -> None:
+        # A worker is born deaf to ctrl-C, which a terminal sends to all of them: the parent decides. -P: no module is
+        # taken from the folder that the command is started in.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "restorer.load.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(self._context) + b"\n")  # not in argv: it holds the password
+        process.stdin.flush()
+        reader = threading.Thread(target=self._hear, args=(process,), name=f"worker-{process.pid}", daemon=True)
+        reader.start()
+        self._processes.append(process)
+        self._readers.append(reader)
+
+    def _hear(self, process: subprocess.Popen[bytes]) -> None:
+        decoder = msgspec.json.Decoder(AnyEvent)
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = decoder.decode(line)
+            with self._lock:
+                if isinstance(event, Failed):
+                    self._errors[process.pid] = event
+                else:
+                    self._emit(event)
+
+    def check(self) -> bool:
+        """Whether any worker is still at work. Raises the error of one that failed; starts one that died again."""
+        for process in list(self._processes):
+            code = process.poll()
+            if code is None:
+                continue
+            self._processes.remove(process)
+            if code == 0:
+                continue
+            for reader in self._readers:
+                reader.join(timeout=0.5)
+            if error := self._errors.get(process.pid):
+                kind = _BY_CODE.get(code, Unavailable)
+                raise kind(error.message, error.remedy, reason=error.reason)
+            self._restarts += 1
+            if self._restarts > RESTARTS:
+                raise Unavailable(
+                    f"worker processes keep dying (exit code {code})", "give the pod more memory, or use fewer workers"
+                )
+            self._emit(Warned(f"a worker process died (exit code {code}); another one goes on from the ledger"))
+            self._start()
+        return bool(self._processes)
+
+    def stop(self) -> None:
+        """Stops all workers; their open batches are rolled back."""
+        for process in self._processes:
+            process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + STOP_SECONDS
+        for process in self._processes:
+            try:
+                process.wait(timeout=max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for reader in self._readers:
+            reader.join(timeout=0.5)

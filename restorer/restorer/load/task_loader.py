@@ -1,0 +1,176 @@
+"""Loads one task: reader -> batches -> ladder -> ledger, one transaction a batch, exactly once.
+
+A batch commits together with the compare-and-swap of its task. When the answer to a COMMIT is lost, the ledger says
+whether it went through. A task that is not ours any more (its lease ran out, somebody else went on with it) is let go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+import psycopg
+
+from restorer.database.connection import Connection
+from restorer.database.session import Session, rollback
+from restorer.database.tasks import Task, Tasks
+from restorer.errors import LoadFailed
+from restorer.events import BatchLoaded, Emit, Explained, TableChanged
+from restorer.load.batch import Batch, Outcome, PieceSource, batches
+from restorer.load.ladder import Ladder
+from restorer.model import TablePlan
+from restorer.report import Counters
+from restorer.source import reader
+from restorer.spec import RestoreSpec
+
+_TIMEOUTS = ("57014", "55P03")
+_GOOD_BATCHES = 10  # after so many the batch doubles again, up to what the spec says
+
+
+class Lost(Exception):
+    """The task is not ours any more; nothing of the open batch was kept."""
+
+
+class TaskLoader:
+    """Loads tasks of one table. Kept over several tasks (segments), so that the ladder remembers."""
+
+    def __init__(
+        self, session: Session, tasks: Tasks, plan: TablePlan, ladder: Ladder, spec: RestoreSpec, emit: Emit
+    ) -> None:
+        self._session, self._tasks, self._plan, self._ladder = session, tasks, plan, ladder
+        self._spec, self._emit = spec, emit
+        self._rows = spec.load.batch_rows
+        self._good = 0
+
+    def load(self, task: Task) -> None:
+        """Loads the task to its end. Raises Lost, LoadFailed (reject limit, what cannot be retried), Unavailable."""
+        self._emit(TableChanged(task.table, "Loading"))
+        source = PieceSource(
+            reader.pieces(
+                self._plan.file,
+                decoder=self._ladder.converter.decoder,
+                line_decoder=self._ladder.converter.line_decoder,
+                start=task.next_offset,
+                ordinal=task.next_ordinal,
+                stop=task.stop,
+            )
+        )
+        for batch in batches(source, lambda: self._rows, self._spec.load.batch_bytes):
+            task = self._load(task, batch)
+        if source.error is not None:
+            self._fail(task, source.error)
+        else:
+            self._session.retrying(lambda conn: self._finish(conn, task), what=f"table {task.table}")
+            if task.deferred:
+                self._emit(TableChanged(task.table, "Deferred"))
+
+    def _fail(self, task: Task, error: LoadFailed) -> None:
+        self._session.retrying(lambda conn: self._tasks.fail(conn, task, error.line()), what=f"table {task.table}")
+        self._emit(TableChanged(task.table, "Failed", error.line()))
+
+    def _finish(self, conn: Connection, task: Task) -> None:
+        if not self._tasks.advance(conn, task, task, done=True) and not self._tasks.is_done(conn, task):
+            raise Lost
+
+    def _load(self, task: Task, batch: Batch) -> Task:
+        """One batch, in halves when the server takes too long over it. -> the task as it stands then"""
+        started = time.monotonic()
+        failed = timed_out = False
+
+        def note(error: psycopg.Error) -> None:
+            nonlocal failed, timed_out
+            failed, timed_out = True, timed_out or error.sqlstate in _TIMEOUTS
+
+        def step(conn: Connection) -> tuple[Task, Outcome] | None:
+            if failed:
+                if (now := self._tasks.current(conn, task)) is None:
+                    raise Lost
+                if now.next_offset == batch.end:
+                    return now, Outcome()  # the commit whose answer was lost did go through
+                if now.next_offset != task.next_offset:
+                    raise Lost  # the server crashed, and took commits back that it had answered: they go again
+            if timed_out and batch.records > 1:
+                return None
+            return self._commit(conn, task, batch, started)
+
+        done = self._session.retrying(step, what=f"table {task.table}", on_transient=note)
+        if done is None:
+            self._rows, self._good = max(1, min(self._rows, batch.records) // 2), 0
+            batch.fill()
+            for half in batch.halves():
+                task = self._load(task, half)
+            return task
+        task, outcome = done
+        self._good += 1
+        if self._good >= _GOOD_BATCHES and self._rows < self._spec.load.batch_rows:
+            self._rows, self._good = min(self._rows * 2, self._spec.load.batch_rows), 0
+        if outcome.counters.rejected:
+            self._check_limit()
+        return task
+
+    def _commit(self, conn: Connection, task: Task, batch: Batch, started: float) -> tuple[Task, Outcome]:
+        try:
+            outcome = self._ladder.load(conn, batch, self._session.begin, rollback)
+            seconds = time.monotonic() - started
+            new = advanced(task, batch, outcome, seconds)
+            if outcome.rejects:
+                self._tasks.reject(conn, task.table, ((batch.record(i), p) for i, p in sorted(outcome.rejects.items())))
+            if outcome.deferred:
+                self._tasks.defer(conn, task, (batch.record(i) for i in sorted(outcome.deferred)))
+            if not self._tasks.advance(conn, task, new):
+                rollback(conn)
+                self._tasks.refuse_ended(conn)
+                raise Lost
+            conn.execute("COMMIT")
+        except BaseException:
+            rollback(conn)
+            raise
+        self._emit(
+            BatchLoaded(
+                task.table, outcome.level, outcome.counters, new.next_offset - task.next_offset, seconds,
+                len(outcome.deferred), outcome.reasons(), dict(outcome.levels),
+            )
+        )  # fmt: skip
+        return new, outcome
+
+    def _check_limit(self) -> None:
+        read, rejected = self._session.retrying(self._tasks.read_and_rejected, what="reject limit")
+        check_limit(self._spec, read, rejected, final=False)
+
+
+def check_limit(spec: RestoreSpec, read: int, rejected: int, *, final: bool) -> None:
+    """Raises LoadFailed (RejectLimitExceeded) when more records were rejected than the spec allows."""
+    if spec.rejects.exceeded(rejected, read, final=final):
+        limit = f"{spec.rejects.limit:,}" if spec.rejects.limit is not None else f"{spec.rejects.percent} %"
+        raise LoadFailed(
+            f"{rejected:,} of {read:,} records were rejected, more than the limit of {limit}",
+            "see `restorer rejects list`; what is loaded stays",
+            reason="RejectLimitExceeded",
+        )
+
+
+def advanced(task: Task, batch: Batch, outcome: Outcome, seconds: float) -> Task:
+    """The task after this batch."""
+    return msgspec.structs.replace(
+        task,
+        next_offset=batch.end,
+        next_ordinal=batch.next_ordinal,
+        counters=added(task.counters, outcome.counters),
+        deferred=task.deferred + len(outcome.deferred),
+        batches=_counted(task.batches, {outcome.level: 1}),
+        records=_counted(task.records, outcome.levels),
+        seconds=task.seconds + seconds,
+    )
+
+
+def added(a: Counters, b: Counters) -> Counters:
+    return Counters(*(getattr(a, f) + getattr(b, f) for f in Counters.__struct_fields__))
+
+
+def _counted(have: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    return {k: have.get(k, 0) + more.get(k, 0) for k in have.keys() | more.keys()}
+
+
+def explainer(emit: Emit, table: str) -> Callable[[str], None]:
+    return lambda message: emit(Explained(message, table))

@@ -1,0 +1,193 @@
+"""Loading tasks until there are none: in this process, or as a process of its own (`python -m restorer.load.worker`).
+
+A worker process gets its context as one line of JSON on standard input, sends its events as lines of JSON on standard
+output, and ends at once when its parent is gone (standard input closes). It never decides anything about the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import msgspec
+import psycopg
+
+from restorer.database.account import accounts
+from restorer.database.connection import Connection
+from restorer.database.ledger import Ledger
+from restorer.database.relation import Relations
+from restorer.database.session import Session, failure_of
+from restorer.database.tasks import Tasks
+from restorer.errors import Interrupted, RestoreError, Unavailable
+from restorer.events import AnyEvent, Emit, Failed
+from restorer.load.heartbeat import Heartbeat
+from restorer.load.ladder import Ladder
+from restorer.load.task_loader import Lost, TaskLoader, explainer
+from restorer.model import TablePlan
+from restorer.spec import RestoreSpec
+
+IDLE_SECONDS = 0.1
+
+
+class Context(msgspec.Struct):
+    """What a worker process needs to know."""
+
+    conninfo: str
+    run: str
+    spec: dict[str, Any]
+    plans: tuple[TablePlan, ...]
+    stage_home: str
+
+
+class Workbench:
+    """The loaders of all tables, made when first needed, and the tasks they work on."""
+
+    def __init__(
+        self,
+        session: Session,
+        ledger: Ledger,
+        spec: RestoreSpec,
+        plans: tuple[TablePlan, ...],
+        emit: Emit,
+        *,
+        relations: Relations | None = None,
+        stage_home: str = "",
+    ) -> None:
+        self.session, self.ledger, self.spec, self.emit = session, ledger, spec, emit
+        self.tasks = Tasks(ledger)
+        self._plans = {p.name: p for p in plans}
+        self._groups = {p.name: p.group for p in plans}
+        self._relations = relations or Relations()
+        self.stage_home = stage_home
+        self._loaders: dict[str, TaskLoader] = {}
+        self._was_empty: dict[str, bool] | None = None
+        session.on_retry = ledger.count_retry
+
+    def ladder(self, table: str) -> Ladder:
+        plan = self._plans[table]
+        group = {n for n, g in self._groups.items() if g == plan.group}
+        inner = (
+            frozenset(f.name for f in plan.table.foreign_keys if f.to_table in group) if plan.cyclic else frozenset()
+        )
+        return Ladder(
+            plan, self._relations, self.spec.on_conflict, inner=inner, staged=not self._empty(table),
+            always_staged=self.spec.mode == "DryRun", home=self.stage_home,
+            explain=explainer(self.emit, table),
+        )  # fmt: skip
+
+    def _empty(self, table: str) -> bool:
+        if self._was_empty is None:
+            self._was_empty = self.session.retrying(self._read_empty, what="ledger")
+        return self._was_empty[table]
+
+    def _read_empty(self, conn: Connection) -> dict[str, bool]:
+        return {a.name: a.was_empty for a in accounts(conn, self.ledger)}
+
+    def load_one(self) -> bool:
+        """Claims one task and loads it. False when there is none right now."""
+        task = self.session.retrying(self.tasks.claim, what="ledger")
+        if task is None:
+            return False
+        if task.table not in self._loaders:
+            self._loaders[task.table] = TaskLoader(
+                self.session, self.tasks, self._plans[task.table], self.ladder(task.table), self.spec, self.emit
+            )
+        try:
+            self._loaders[task.table].load(task)
+        except Lost:
+            time.sleep(IDLE_SECONDS)  # somebody else went on with it; the next claim sees how things are
+        return True
+
+
+def serve(context: Context, emit: Emit) -> None:
+    """Works on the run until all its tables are settled, or it is over."""
+    spec = RestoreSpec.model_validate(context.spec)
+    ledger = Ledger(spec.ledger.schema_, context.run)
+    session = Session(context.conninfo, spec.retry, emit)
+    bench = Workbench(session, ledger, spec, context.plans, emit, stage_home=context.stage_home)
+    heartbeat = Heartbeat(context.conninfo, ledger, leader=False)
+    session.retrying(lambda _: heartbeat.start(), what="registering the worker")
+    try:
+        while True:
+            if bench.load_one():
+                continue
+            if session.retrying(lambda conn: over(conn, bench), what="ledger"):
+                return
+            time.sleep(IDLE_SECONDS)
+    finally:
+        heartbeat.stop()
+        try:
+            ledger.unregister(session.conn)
+        except psycopg.Error:
+            pass  # its lease ends by itself
+        session.close()
+
+
+def over(conn: Connection, bench: Workbench) -> bool:
+    """Nothing is left to load, or nothing may be loaded any more."""
+    run = bench.ledger.find(conn)
+    return run is None or run.finished or not bench.tasks.unsettled(conn) or bench.tasks.failed(conn)
+
+
+def main() -> int:
+    """The worker process. Exit codes as the command's own; its error is its last event."""
+    lock = threading.Lock()
+    out = sys.stdout.buffer
+
+    def emit(event: AnyEvent) -> None:
+        with lock:
+            out.write(msgspec.json.encode(event) + b"\n")
+            out.flush()
+
+    stopped = threading.Event()
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        stopped.set()
+        raise KeyboardInterrupt
+
+    # psycopg tells of rollbacks that an interruption kept from going through; the server does them by itself.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C goes to the whole group; the parent decides
+    try:
+        signal.signal(signal.SIGTERM, stop)
+        context = msgspec.json.decode(sys.stdin.buffer.readline(), type=Context)
+        threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+        serve(context, emit)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return 0
+    except BaseException as error:
+        if stopped.is_set():  # whatever the interruption turned into on its way
+            return Interrupted.exit_code
+        failure = _failure(error)
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone
+            emit(Failed(failure.message, failure.remedy, failure.reason))
+        return failure.exit_code
+
+
+def _failure(error: BaseException) -> RestoreError:
+    """What a worker's error means for the run. Of an unforeseen one the type only: its text may hold values."""
+    if isinstance(error, RestoreError):
+        return error
+    if isinstance(error, psycopg.Error):
+        return failure_of(error)
+    if isinstance(error, OSError):
+        what = f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}"
+        return Unavailable(what, "check the volume")
+    return Unavailable(f"a bug in a worker, {type(error).__name__}", "start the same command again, and report it")
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 4096):  # the bare descriptor: a thread in a buffered read would hold its lock at shutdown
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The backup: where it is, what is in it, and its bytes as records."""

@@ -1,0 +1,180 @@
+"""From bytes to decoded records: whole pieces, single records, and runs of good ones between bad ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from restorer.source.piece import Oversized, Piece
+
+HEAD = 64 * 1024  # bytes of an oversized record that are kept
+# What a decoder raises on a record it does not take: wrong JSON, wrong shape, too deep, not UTF-8.
+REFUSALS = (msgspec.MsgspecError, RecursionError, ValueError)
+
+_RAW = msgspec.json.Decoder(msgspec.Raw)
+_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class Decoding:
+    """The caller's decoders: `many` of list[T], `line` of T. Without them records come as msgspec.Raw."""
+
+    def __init__(
+        self, many: msgspec.json.Decoder[Any] | None = None, line: msgspec.json.Decoder[Any] | None = None
+    ) -> None:
+        if many is None and line is None:
+            many, line = _RAW_LIST, _RAW
+        self._many, self._line = many, line
+
+    def array(self, data: bytes) -> list[Any]:
+        """Records with commas between them. Raises one of REFUSALS."""
+        if self._many is None:
+            return self.lines(data)
+        records: list[Any] = self._many.decode(b"[" + data + b"]")
+        return records
+
+    def lines(self, data: bytes) -> list[Any]:
+        """Records with whitespace between them; the caller checks that there is one on each line."""
+        if self._line is None:
+            return self.array(data.replace(b"\n", b","))
+        return self._line.decode_lines(data)
+
+    def one(self, data: bytes) -> Any:
+        """One record. Raises one of REFUSALS."""
+        if self._line is None:
+            return self.array(data)[0]
+        return self._line.decode(data)
+
+
+def is_value(data: bytes, *, single: bool = False) -> bool:
+    """Whether `data`, which begins where a record does, is whole records (one, if `single`) and no part of one."""
+    try:
+        return len(_RAW_LIST.decode(b"[" + data + b"]")) == 1 or not single
+    except REFUSALS:
+        return False
+
+
+class _Run:
+    """Neighbours that are all good (`records`) or all bad (`spans`)."""
+
+    def __init__(self, start: int, records: list[Any] | None) -> None:
+        self.start = self.stop = start
+        self.records = records
+        self.spans: list[tuple[int, int]] = []
+        self.lines: list[int] = []
+
+
+class Runs:
+    """Collects the records of one window and gives them back as pieces: good ones together, bad ones together.
+
+    `data[0]` stands at `base` in the stream. When good and bad alternate so often that the pieces would be tiny,
+    all come as one piece without `records`: converting them one by one is cheaper than many small batches.
+    """
+
+    def __init__(self, data: bytes, base: int, ordinal: int) -> None:
+        self._data, self._base, self._ordinal = data, base, ordinal
+        self._runs: list[_Run] = []
+        self.count = 0
+        self.end = 0  # in `data`, of the last record
+
+    def good(self, start: int, stop: int, records: list[Any], line: int | None = None) -> None:
+        """`records` stand in data[start:stop]; where lines are counted, on `line` and those after it."""
+        run = self._run(start, stop, True, len(records), line)
+        assert run.records is not None
+        run.records.extend(records)
+
+    def bad(self, start: int, stop: int, line: int | None = None) -> None:
+        """One record in data[start:stop] that did not decode."""
+        self._run(start, stop, False, 1, line).spans.append((start, stop))
+
+    def _run(self, start: int, stop: int, good: bool, count: int, line: int | None) -> _Run:
+        self.count += count
+        self.end = stop
+        if not self._runs or (self._runs[-1].records is not None) is not good:
+            self._runs.append(_Run(start, [] if good else None))
+        run = self._runs[-1]
+        run.stop = stop
+        if line is not None:
+            run.lines.extend(range(line, line + count))
+        return run
+
+    def pieces(self) -> Iterator[Piece]:
+        """The runs in order."""
+        made = list(self._each())
+        if len(made) > 8 + self.count // 8:
+            yield _joined(made, self._data, self._base)
+        else:
+            yield from made
+
+    def _each(self) -> Iterator[Piece]:
+        ordinal = self._ordinal
+        for run in self._runs:
+            spans = None if run.records is not None else [(a - run.start, b - run.start) for a, b in run.spans]
+            count = len(run.records if run.records is not None else run.spans)
+            lines = run.lines if run.lines and run.lines[-1] - run.lines[0] + 1 != count else None
+            if run.lines:
+                ordinal = run.lines[0]
+            data = self._data[run.start : run.stop]
+            yield Piece(self._base + run.start, self._base + run.stop, ordinal, data, run.records, spans, lines)
+            ordinal += count
+
+
+def _joined(pieces: list[Piece], data: bytes, base: int) -> Piece:
+    """One piece of all, without records."""
+    first, last = pieces[0].offset, pieces[-1].end
+    spans = [(p.offset - first + a, p.offset - first + b) for p in pieces for a, b in p.spans]
+    lines = [p.place(i)[0] for p in pieces for i in range(len(p))]
+    even = lines[-1] - lines[0] + 1 == len(lines)
+    whole = data[first - base : last - base]
+    return Piece(first, last, pieces[0].ordinal, whole, None, spans, None if even else lines)
+
+
+class Hold:
+    """Takes in the parts of one long record: keeps them up to `limit` bytes, past that only hash, length and head."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._parts, self.length = limit, list[bytes](), 0
+        self._hash = hashlib.sha256()
+        self._head: bytes | None = None
+
+    def take(self, part: bytes) -> None:
+        self.length += len(part)
+        if self._head is None:
+            self._parts.append(part)
+            if self.length <= self._limit:
+                return
+            self._head = self._first()
+            self._let_go(self._parts)
+            self._parts = []
+        else:
+            self._let_go([part])
+
+    def _first(self) -> bytes:
+        head = b""
+        for part in self._parts:
+            head += part[: HEAD - len(head)]
+            if len(head) == HEAD:
+                break
+        return head
+
+    def _let_go(self, parts: Iterable[bytes]) -> None:
+        for part in parts:
+            self._hash.update(part)
+
+    def piece(self, offset: int, ordinal: int, decoding: Decoding) -> Piece:
+        """The record as a piece of one, or what is known of it when it was too long."""
+        if self._head is not None:
+            told = Oversized(self.length, self._hash.hexdigest(), self._head)
+            return Piece(
+                offset, offset + self.length, ordinal, self._head, None, [(0, len(self._head))], oversized=told
+            )
+        data = b"".join(self._parts).rstrip(b" \t\r")  # a line's end may have come with it
+        self._parts = []
+        end = offset + len(data)
+        try:
+            records = [decoding.one(data)]
+        except REFUSALS:
+            return Piece(offset, end, ordinal, data, None, [(0, len(data))])
+        return Piece(offset, end, ordinal, data, records, [(0, len(data))])

@@ -1,0 +1,133 @@
+"""A piece of a file: the unit that travels from the reader to the converter. Both only know this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from restorer.source.scanner import spans as scanned
+
+_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class Oversized(msgspec.Struct, frozen=True):
+    """A record too long to be held in memory: `length` in bytes, `sha256` of all of it (hex), `head`: first 64 KiB."""
+
+    length: int
+    sha256: str
+    head: bytes
+
+
+class Piece:
+    """Some whole records of one file, in order.
+
+    offset    where `data` starts in the (decompressed) stream, in bytes; a record starts there
+    end       where the last record ends: the place to go on from (just past its last byte)
+    ordinal   number of the first record: element number of an array, line number of NDJSON; both 1-based
+    data      the bytes of the records and what separates them
+    records   what the given decoder made of each record, or None when a record in it did not decode; after `release`
+              made anew when asked for
+    spans     (start, stop) of each record in `data`; computed only when asked for
+    lines     for NDJSON the line number of each record when blank lines make ordinals uneven, else None
+    oversized set for one record that is too long to hold; `data` is then its head, `records` None
+    """
+
+    __slots__ = ("offset", "end", "ordinal", "data", "_records", "_count", "_spans", "lines", "oversized", "_decode")
+
+    def __init__(
+        self,
+        offset: int,
+        end: int,
+        ordinal: int,
+        data: bytes,
+        records: list[Any] | None = None,
+        spans: list[tuple[int, int]] | None = None,
+        lines: list[int] | None = None,
+        oversized: Oversized | None = None,
+        decode: Callable[[bytes], list[Any]] | None = None,
+    ) -> None:
+        """`decode`: what made `records` of `data`, so that they can be released."""
+        self.offset, self.end, self.ordinal, self.data = offset, end, ordinal, data
+        self._records, self._spans, self.lines, self.oversized = records, spans, lines, oversized
+        self._count, self._decode = None if records is None else len(records), decode
+
+    def __len__(self) -> int:
+        return len(self.spans) if self._count is None else self._count
+
+    @property
+    def records(self) -> list[Any] | None:
+        if self._records is None and self._count is not None and self._decode is not None:
+            self._records = self._decode(self.data)
+        return self._records
+
+    def release(self) -> None:
+        """Lets the records go, which take more memory than `data`, if they can be made again."""
+        if self._decode is not None:
+            self._records = None
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where each record stands in `data`."""
+        if self._spans is None:
+            self._spans = find_spans(self.data)
+        return self._spans
+
+    @property
+    def next_ordinal(self) -> int:
+        """The ordinal to go on with at `end`."""
+        return (self.lines[-1] if self.lines is not None else self.ordinal + len(self) - 1) + 1
+
+    def raw(self, index: int) -> bytes:
+        """The bytes of record `index`, as they stand in the file."""
+        start, stop = self.spans[index]
+        return self.data[start:stop]
+
+    def place(self, index: int) -> tuple[int, int]:
+        """(ordinal, byte offset) of record `index`."""
+        ordinal = self.lines[index] if self.lines is not None else self.ordinal + index
+        return ordinal, self.offset + self.spans[index][0]
+
+    def split(self, count: int) -> tuple[Piece, Piece]:
+        """The first `count` records and the rest, both whole pieces. 0 < count < len(self), else ValueError."""
+        if not 0 < count < len(self):
+            raise ValueError(f"cannot split {len(self)} records after {count}")
+        spans, records, lines = self.spans, self.records, self.lines
+        stop, start = spans[count - 1][1], spans[count][0]
+        first = Piece(
+            self.offset,
+            self.offset + stop,
+            self.ordinal,
+            self.data[:stop],
+            None if records is None else records[:count],
+            spans[:count],
+            None if lines is None else lines[:count],
+            decode=self._decode,
+        )
+        rest = Piece(
+            self.offset + start,
+            self.end,
+            self.place(count)[0],
+            self.data[start:],
+            None if records is None else records[count:],
+            [(a - start, b - start) for a, b in spans[count:]],
+            None if lines is None else lines[count:],
+            decode=self._decode,
+        )
+        return first, rest
+
+
+def find_spans(data: bytes) -> list[tuple[int, int]]:
+    """(start, stop) of each record in `data` (values with commas or newlines between them)."""
+    try:
+        raws = _RAW_LIST.decode(b"[" + data + b"]")
+    except (msgspec.MsgspecError, RecursionError):
+        return scanned(data)  # NDJSON, or a value that the decoder does not take
+    found, at = [], 0
+    for raw in raws:
+        at = data.find(raw, at)  # Raw has the buffer protocol
+        stop = at + memoryview(raw).nbytes
+        found.append((at, stop))
+        at = stop
+    return found
