@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from restorer.convert.exact import Rule, rule
@@ -54,12 +54,12 @@ class ColumnWriter:
                 return False
         return is_utf8(values) and not (self.not_null and b"\nnull" in values)
 
-    def fields(self, values: Sequence[Any]) -> list[bytes] | None:
-        """The CSV fields of all values, or None when one of them does not fit."""
-        try:
-            return list(map(self.field, map(bytes, values)))
-        except Unfit:
-            return None
+    def doubtful(self, values: Sequence[Any]) -> Iterable[int]:
+        """The indices of the values that are not certain to be what the column wants as they stand."""
+        if not is_utf8(b"\n".join(values)):
+            return range(len(values))
+        sure = self._sure_value
+        return [index for index, value in enumerate(values) if not sure(value)]
 
     def field(self, raw: bytes) -> bytes:
         """The CSV field of one raw JSON value. Raises Unfit."""
@@ -69,7 +69,7 @@ class ColumnWriter:
             if self.not_null:
                 raise Unfit("NullViolation", "23502", "null in a NOT NULL column")
             return NULL
-        if self._sure_value(raw) and raw.isascii():
+        if self._sure_value(raw) and is_utf8(raw):
             return raw
         if self._list_value is not None and self._list_value(raw) and is_utf8(raw):
             return b'"{' + raw[1:-1].replace(b'"', b'""') + b'}"'

@@ -12,7 +12,7 @@ of its column's type is converted. So whatever both accept, both store alike.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -93,7 +93,7 @@ class Converter:
         records, touched = self._records(piece, rows)
         if not self._writers:  # nothing to write; COPY has no spelling for it
             return Rows([b""] * len(records), rows.problems)
-        converted: dict[int, list[bytes]] = {}
+        converted: dict[int, list[Any]] = {}
         for position in range(0 if exact else self._plain, len(self._writers)):
             fields = self._column(position, records, rows, touched, exact)
             if fields is not None:
@@ -120,24 +120,25 @@ class Converter:
 
     def _column(
         self, position: int, records: list[Record], rows: Rows, touched: set[int], exact: bool
-    ) -> list[bytes] | None:
+    ) -> list[Any] | None:
         """The CSV fields of one column, or None when all its values may go as they stand."""
         writer = self._writers[position]
-        values = list(map(itemgetter(position), records))
+        values: list[Any] = list(map(itemgetter(position), records))
         if writer.rule.way == "json":
             fields = writer.json(values)
+            if fields is not None:
+                return fields
+            doubtful: Iterable[int] = range(len(values))
         else:
             strict = exact or writer.rule.way == "never"
             if writer.clean(values, strict):
                 return None
             if not strict:
                 touched.update(i for i, value in enumerate(values) if not writer.fine(value))
-            fields = writer.fields(values)
-        if fields is None:
-            fields = []
-            for index, value in enumerate(values):
-                fields.append(self._value(position, bytes(value), index, rows))
-        return fields
+            doubtful = writer.doubtful(values)
+        for index in doubtful:
+            values[index] = self._value(position, bytes(values[index]), index, rows)
+        return values
 
     def _value(self, position: int, raw: bytes, index: int, rows: Rows) -> bytes:
         """The CSV field of one value; what is wrong with it, or that it is missing, is written to `rows`."""

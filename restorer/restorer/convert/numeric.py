@@ -81,13 +81,15 @@ def oid_text(raw: bytes) -> str:
 
 
 def sure_numeric(column_type: ColumnType) -> str:
-    if column_type.precision is None:
-        return r"-?[0-9]{1,1000}(?:\.[0-9]{1,1000})?"
-    scale = column_type.scale or 0
-    if not 0 <= scale < column_type.precision:
-        return ""
-    fraction = rf"(?:\.[0-9]{{1,{scale}}})?" if scale else ""
-    return rf"-?[0-9]{{1,{column_type.precision - scale}}}{fraction}"
+    """Digits enough and not too many, as a number or (as Prisma writes it) as a string."""
+    digits, scale = 1000, 1000
+    if column_type.precision is not None:
+        scale = column_type.scale or 0
+        digits = column_type.precision - scale
+        if scale < 0 or digits <= 0:
+            return ""
+    number = rf"-?[0-9]{{1,{digits}}}" + (rf"(?:\.[0-9]{{1,{scale}}})?" if scale else "")
+    return f'{number}|"{number}"'
 
 
 def numeric_text(column_type: ColumnType) -> Text:
