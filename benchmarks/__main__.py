@@ -38,20 +38,27 @@ class Benchmarks:
         self.cases: list[Case] = []
         self.figures: list[Figure] = []
         self.stages: dict[str, float] = {}
+        self.wrong: list[str] = []
 
     def measure(self) -> None:
-        if self._only & {"copy", "workers", "there", "insert", "memory"}:
-            self._side_by_side()
-        if "bad" in self._only:
-            self._bad()
-        if "lms" in self._only:
-            self._lms()
-        if "stages" in self._only:
-            self._stages()
+        """Measures part by part. A part whose load went wrong ends there, and is told in `wrong`."""
+        parts = [
+            ({"copy", "workers", "there", "insert", "memory"}, self._side_by_side),
+            ({"bad"}, self._bad),
+            ({"lms"}, self._lms),
+            ({"stages"}, self._stages),
+        ]
+        for names, part in parts:
+            if self._only & names:
+                try:
+                    part()
+                except (RuntimeError, subprocess.SubprocessError) as error:
+                    say(f"wrong: {error}")
+                    self.wrong.append(str(error))
 
     def _turns(self, cases: list[Case], runs: int) -> None:
         """Runs the cases in turns."""
-        self.cases += cases
+        self.cases += [case for case in cases if case not in self.cases]
         for turn in range(1, runs + 1):
             for case in cases:
                 sample = case.measure(self._bench.server)
@@ -174,12 +181,12 @@ def main() -> int:
             bench = Bench(server, Path(folder), given.rows, say)
             benchmarks = Benchmarks(bench, frozenset(given.only), given.runs, given.large)
             benchmarks.measure()
-            head = heading(server, given.runs)
+            head = [*heading(server, given.runs), *(f"- wrong: {each}" for each in benchmarks.wrong)]
         text = markdown(benchmarks.figures, benchmarks.cases, head, benchmarks.stages)
     print(text, end="")
     if given.write is not None:
         given.write.write_text(text, "utf-8")
-    return 0
+    return 1 if benchmarks.wrong else 0
 
 
 if __name__ == "__main__":

@@ -32,7 +32,10 @@ class Case:
     def measure(self, server: Server) -> Sample:
         self.once()
         sample = run(self.command(), server.postmaster)
-        self.check()
+        try:
+            self.check()
+        except RuntimeError as error:
+            raise RuntimeError(f"{self.name}: {error}") from None
         self.samples.append(sample)
         return sample
 
