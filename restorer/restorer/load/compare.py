@@ -16,7 +16,7 @@ from restorer.database.verify import count
 from restorer.events import BatchLoaded, TableChanged
 from restorer.load.batch import Batch, Outcome, PieceSource, batches
 from restorer.load.ladder import Ladder, Shape
-from restorer.load.stage import Line
+from restorer.load.staged import Line
 from restorer.load.task_loader import advanced
 from restorer.load.worker import Workbench
 from restorer.model import Problem, TablePlan

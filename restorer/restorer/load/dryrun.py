@@ -14,7 +14,7 @@ from psycopg import sql
 
 from restorer.database.connection import Connection
 from restorer.database.relation import STAND_IN, Relation, Relations, of_table
-from restorer.load.stage import identity
+from restorer.load.staged import identity
 from restorer.model import TablePlan
 
 _NEXTVAL = re.compile(r"nextval\('((?:[^']|'')*)'::regclass\)")

@@ -22,8 +22,10 @@ from restorer.database.connection import Connection, kind_of
 from restorer.database.problems import SUPPRESSED, problem_of
 from restorer.database.relation import Relations, columns
 from restorer.load.batch import Batch, Outcome
+from restorer.load.keys import Keys
 from restorer.load.orphans import prune
-from restorer.load.stage import COPY_OPTIONS, Keys, Line, Stage, Suppressed, write_together
+from restorer.load.stage import Stage, Suppressed, write_together
+from restorer.load.staged import COPY_OPTIONS, Line
 from restorer.model import ColumnPlan, Problem, TablePlan
 from restorer.source.piece import Piece
 

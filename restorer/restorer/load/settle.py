@@ -23,7 +23,8 @@ from restorer.events import BatchLoaded, Emit, TableChanged
 from restorer.load.batch import Outcome
 from restorer.load.ladder import Ladder
 from restorer.load.orphans import Graph, Node, prune
-from restorer.load.stage import Line, Stage, Suppressed, write_together
+from restorer.load.stage import Stage, Suppressed, write_together
+from restorer.load.staged import Line
 from restorer.model import TablePlan
 from restorer.plan import components
 from restorer.source.piece import Piece

@@ -1,0 +1,216 @@
+"""Set queries for rows whose key is there already, in the table or in the same batch: duplicates told from conflicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+from psycopg import sql
+
+from restorer.database.problems import named
+from restorer.database.relation import columns, equal
+from restorer.load.screening import Screened
+from restorer.model import ColumnType, Problem, Unique
+
+# Types whose = means the same content; anything else is compared as text, byte by byte.
+_COMPARABLE = frozenset(
+    [
+        "bool",
+        "int2",
+        "int4",
+        "int8",
+        "float4",
+        "float8",
+        "numeric",
+        "date",
+        "time",
+        "timestamp",
+        "timestamptz",
+        "uuid",
+        "bytea",
+        "jsonb",
+        "oid",
+    ]
+)
+_TEXT = frozenset(["text", "varchar", "bpchar", "name"])
+
+
+class Keys(msgspec.Struct):
+    """What the keys said: how many rows are there already with the same content, and which with other content."""
+
+    duplicate: int = 0
+    updated: int = 0
+    different: dict[int, Problem] = {}
+
+
+class Keyed(Screened):
+    """Rows that need no writing, or must not be written, are taken out and counted."""
+
+    def _uniques(self) -> list[Unique]:
+        """The keys that set queries can look at, the identity first."""
+        others = [
+            u
+            for u in self.table.uniques
+            if u.columns and not u.partial and u is not self._identity and set(u.columns) <= set(self.given)
+        ]
+        return [self._identity, *others] if self._identity else others
+
+    def existing(self, on_conflict: str, ordinal: int | None = None) -> Keys:
+        """Takes out rows whose key the table has (`ordinal`: only this row): with the same content it is a duplicate
+        whatever the policy; with other content it is handed back in `different` (Skip, Reject), or stays to be written
+        (Update, but for another unique key than the identity)."""
+        keys = Keys(different={})
+        only = sql.SQL("") if ordinal is None else sql.SQL(" AND s.{} = {}").format(self.ord, sql.Literal(ordinal))
+        for unique in self._uniques():
+            if unique is self._identity:
+                self._existing(unique, keys, on_conflict, only)
+            else:
+                self._other_existing(unique, keys, only)
+        return keys
+
+    def inside(self, on_conflict: str) -> Keys:
+        """Takes out rows whose key another row of the stage has, as if they came one after the other: the first counts,
+        the others are held against it. Under Update the last one does."""
+        keys, taken, against = Keys(different={}), list[int](), list[int]()
+        by: dict[int, Unique] = {}
+        for ordinal, holder, unique in beaten(
+            [(u, u is self._identity, self._clusters(u)) for u in self._uniques()], on_conflict == "Update"
+        ):
+            taken.append(ordinal)
+            against.append(holder)
+            by[ordinal] = unique
+        if not taken:
+            return keys
+        self._index()
+        found = self._run(
+            "DELETE FROM {s} AS s USING unnest({taken}::bigint[], {against}::bigint[]) AS p (o, k), {s} AS t "
+            "WHERE s.{ord} = p.o AND t.{ord} = p.k RETURNING s.{ord}, {same}",
+            taken=sql.Literal(taken), against=sql.Literal(against), same=self._same("s", "t"),
+        ).fetchall()  # fmt: skip
+        for ordinal, same in found:
+            unique = by[ordinal]
+            if same and (unique is self._identity or self._identity is None):
+                keys.duplicate += 1
+            elif on_conflict == "Update" and unique is self._identity:
+                keys.updated += 1
+            else:
+                keys.different[ordinal] = named("23505", constraint=unique.name)
+        return keys
+
+    def _clusters(self, unique: Unique) -> list[tuple[int, int]]:
+        """(ordinal, first ordinal with the same key) of the rows that share a key with another one."""
+        found = self._run(
+            "SELECT o, f FROM (SELECT {ord} AS o, first_value({ord}) OVER w AS f, count(*) OVER (PARTITION BY {key}) AS n "
+            "FROM {s} WHERE {whole} WINDOW w AS (PARTITION BY {key} ORDER BY {ord})) x WHERE n > 1 ORDER BY o",
+            key=columns(unique.columns),
+            whole=sql.SQL("true") if unique.nulls_not_distinct
+            else sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(c)) for c in unique.columns),
+        )  # fmt: skip
+        return [(o, f) for o, f in found]
+
+    def shares_key_with(self, others: Sequence[Keyed]) -> bool:
+        """Whether a row here and one in `others` (rows of the same batch that bring other columns) have one key."""
+        for unique in self._uniques():
+            for other in others:
+                if not set(unique.columns) <= set(other.given):
+                    continue
+                with self._hash_joins(True):
+                    row = self._run(
+                        "SELECT EXISTS (SELECT FROM {s} AS s JOIN {o} AS t ON {joined})",
+                        o=other.name,
+                        joined=self._joined(unique),
+                    ).fetchone()
+                if row and row[0]:
+                    return True
+        return False
+
+    def _index(self) -> None:
+        """On the ordinal, where single rows are looked for. CREATE … IF NOT EXISTS, as a savepoint may have undone it."""
+        self._run("CREATE INDEX IF NOT EXISTS {i} ON {s} ({ord})", i=sql.Identifier(f"{self._bare}_ord"))
+
+    def _same(self, a: str, b: str) -> sql.Composed:
+        """The columns that the rows bring have the same content in `a` and `b`."""
+
+        def content(alias: str, name: str, kind: ColumnType) -> sql.Composable:
+            column = sql.Identifier(alias, name)
+            if kind.kind == "b" and kind.name in _COMPARABLE:
+                return column
+            text = column if kind.name in _TEXT else sql.SQL("{}::text").format(column)
+            return sql.SQL('({} COLLATE "C")').format(text)
+
+        parts = [
+            sql.SQL("{} IS NOT DISTINCT FROM {}").format(content(a, c.name, c.type), content(b, c.name, c.type))
+            for c in self.table.columns
+            if c.name in set(self.given) and c.name not in (self._identity.columns if self._identity else ())
+        ]
+        return sql.SQL(" AND ").join(parts) if parts else sql.SQL("true").format()
+
+    def _existing(self, unique: Unique, keys: Keys, on_conflict: str, only: sql.Composable) -> None:
+        same = self._same("s", "t")
+        if on_conflict == "Update":
+            only = sql.SQL("{} AND {}").format(only, same)
+        # Summed up by the server: all the rows may be there, and each would cost more here than there.
+        found = self._run(
+            "WITH hit AS (DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} AND {current} "
+            "RETURNING s.{ord} AS o, {same} AS same) "
+            "SELECT count(*) FILTER (WHERE same), array_agg(o) FILTER (WHERE NOT same) FROM hit",
+            current=self._target.current("t"), join=equal("t", unique.columns, "s", unique.columns), only=only, same=same,
+        ).fetchone()  # fmt: skip
+        assert found is not None
+        keys.duplicate += found[0]
+        keys.different |= dict.fromkeys(found[1] or (), named("23505", constraint=unique.name))
+
+    def _other_existing(self, unique: Unique, keys: Keys, only: sql.Composable) -> None:
+        """Another key than the identity. Under Update the row that is about to be updated may of course have it itself."""
+        own = (
+            sql.SQL(" AND NOT ({})").format(equal("t", self._identity.columns, "s", self._identity.columns))
+            if self._identity
+            else sql.SQL("")
+        )
+        found = self._run(
+            "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{own}{only} AND {current} RETURNING s.{ord}, {same}",
+            current=self._target.current("t"), join=self._joined(unique), own=own, only=only,
+            same=sql.SQL("false") if self._identity else self._same("s", "t"),
+        )  # fmt: skip
+        for ordinal, is_same in found:
+            if is_same:
+                keys.duplicate += 1
+            else:
+                keys.different[ordinal] = named("23505", constraint=unique.name)
+
+    def _joined(self, unique: Unique) -> sql.Composed:
+        if not unique.nulls_not_distinct:
+            return equal("t", unique.columns, "s", unique.columns)
+        pairs = [
+            sql.SQL("{} IS NOT DISTINCT FROM {}").format(sql.Identifier("t", c), sql.Identifier("s", c))
+            for c in unique.columns
+        ]
+        return sql.SQL(" AND ").join(pairs)
+
+
+def beaten(
+    uniques: Iterable[tuple[Unique, bool, list[tuple[int, int]]]], last_wins: bool
+) -> Iterator[tuple[int, int, Unique]]:
+    """(ordinal, ordinal that has the key, key) of the rows that lose one when rows come one after the other. `uniques`:
+    (key, whether it is the identity, its clusters (ordinal, name of the cluster)). A row that lost one key holds no other.
+    """
+    clusters: dict[int, list[tuple[Unique, bool, int]]] = {}
+    for unique, identity, rows in uniques:
+        for ordinal, cluster in rows:
+            clusters.setdefault(ordinal, []).append((unique, identity, cluster))
+    holders: dict[tuple[str, int], int] = {}
+    for ordinal in sorted(clusters):
+        mine = clusters[ordinal]
+        older = next((holders.get((u.name, c)) for u, identity, c in mine if identity), None) if last_wins else None
+        for unique, _, cluster in mine:
+            holder = holders.get((unique.name, cluster))
+            if holder is not None and holder != older:
+                yield ordinal, holder, unique
+                break
+        else:
+            if older is not None:
+                yield older, ordinal, next(u for u, identity, _ in mine if identity)
+                for unique, _, cluster in clusters[older]:
+                    if holders.get((unique.name, cluster)) == older:
+                        del holders[unique.name, cluster]
+            holders |= {(unique.name, cluster): ordinal for unique, _, cluster in mine}

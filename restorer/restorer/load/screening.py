@@ -1,0 +1,141 @@
+"""Set queries for what no order of loading can help: nulls, CHECK constraints, parents that are nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import psycopg
+from psycopg import sql
+
+from restorer.database.connection import kind_of
+from restorer.database.problems import named
+from restorer.database.relation import columns, equal
+from restorer.load.staged import Staged
+from restorer.model import ForeignKey, Problem
+
+_HASHED = 100_000  # rows of which a hash table surely fits into work_mem (session.py)
+
+
+class Screened(Staged):
+    """Rows found wanting are taken out and handed back."""
+
+    def screen(self) -> dict[int, Problem]:
+        """Takes out what no order of loading can help: nulls, CHECK constraints, missing parents outside the cycle. Not
+        where a BEFORE trigger may still mend the row: there only the server can tell."""
+        if self.table.changing:
+            return {}
+        return self._nulls() | self._checks() | self._orphans()
+
+    def _nulls(self) -> dict[int, Problem]:
+        return self._failing(
+            [
+                (sql.SQL("{} IS NULL").format(sql.Identifier(c.name)), named("23502", column=c.name))
+                for c in self.table.columns
+                if c.not_null and c.name in set(self.given)
+            ]
+        )
+
+    def _checks(self) -> dict[int, Problem]:
+        """A CHECK may call anything: one that fails by itself is left to the Row rung."""
+        tests = [
+            (sql.SQL("NOT ({})").format(sql.SQL(c.expression)), named("23514", constraint=c.name))
+            for c in self.table.checks
+            if c.columns and set(c.columns) <= set(self.given)
+        ]
+        try:
+            with self._conn.transaction():
+                return self._failing(tests)
+        except psycopg.Error as error:
+            if kind_of(error) == "transient":
+                raise
+            return {}
+
+    def _failing(self, tests: list[tuple[sql.Composed, Problem]]) -> dict[int, Problem]:
+        if not tests:
+            return {}
+        case = sql.SQL(" ").join(
+            sql.SQL("WHEN {} THEN {}").format(test, sql.Literal(i)) for i, (test, _) in enumerate(tests)
+        )
+        found = self._run(
+            "DELETE FROM {s} WHERE (CASE {case} END) IS NOT NULL RETURNING {ord}, CASE {case} END", case=case
+        )
+        return {ordinal: tests[which][1] for ordinal, which in found}
+
+    def _orphans(self) -> dict[int, Problem]:
+        bad: dict[int, Problem] = {}
+        for fk in self.table.foreign_keys:
+            if fk.name not in self._inner and self._screenable(fk):
+                found = self._run("DELETE FROM {s} AS s WHERE {missing} RETURNING s.{ord}", missing=self._missing(fk))
+                bad |= {row[0]: named("23503", constraint=fk.name) for row in found}
+        return bad
+
+    def _screenable(self, fk: ForeignKey) -> bool:
+        return fk.readable and set(fk.columns) <= set(self.given)
+
+    def _missing(self, fk: ForeignKey) -> sql.Composed:
+        """The row refers to a parent (MATCH SIMPLE: no null; FULL: not all null) that the table has not."""
+        parent = self._relations.get(fk.to_schema, fk.to_table)
+        nulls = [sql.SQL("{} IS NOT NULL").format(sql.Identifier("s", c)) for c in fk.columns]
+        refers = sql.SQL(" OR " if fk.match == "f" else " AND ").join(nulls)
+        there = sql.SQL("EXISTS (SELECT FROM {} p WHERE {} AND {})").format(
+            parent.read, equal("p", fk.to_columns, "s", fk.columns), parent.current("p")
+        )
+        return sql.SQL("({}) AND NOT {}").format(refers, there)
+
+    def inner(self) -> list[ForeignKey]:
+        """The foreign keys within the table's own cycle that set queries can look through."""
+        return [fk for fk in self.table.foreign_keys if fk.name in self._inner and self._screenable(fk)]
+
+    def refers_to(self, fk: ForeignKey) -> bool:
+        return (self.table.schema, self.table.name) == (fk.to_schema, fk.to_table)
+
+    def inner_orphans(self, stages: Iterable[Screened]) -> dict[int, Problem]:
+        """Takes out rows whose parent, in the table's own cycle, is neither in its table nor in a stage of it among
+        `stages` (all of the cycle)."""
+        bad: dict[int, Problem] = {}
+        for fk in self.inner():
+            missing = self._missing(fk)
+            others = [o for o in stages if o.refers_to(fk) and set(fk.to_columns) <= set(o.given)]
+            hashed = sum(o.size for o in others) <= _HASHED
+            for other in others:
+                # NOT IN over a subquery is hashed whatever the planner's settings, but only while it fits into memory
+                without = (
+                    "{} AND ({}) NOT IN (SELECT {} FROM {} o WHERE ({}) IS NOT NULL)"
+                    if hashed
+                    else "{0} AND NOT EXISTS (SELECT FROM {3} o WHERE {5})"
+                )
+                keys = columns(fk.to_columns, "o")
+                joined = equal("o", fk.to_columns, "s", fk.columns)
+                missing = sql.SQL(without).format(missing, columns(fk.columns, "s"), keys, other.name, keys, joined)
+            with self._hash_joins(not hashed):
+                found = self._run("DELETE FROM {s} AS s WHERE {missing} RETURNING s.{ord}", missing=missing)
+            bad |= {row[0]: named("23503", constraint=fk.name) for row in found}
+        return bad
+
+    def waiting(self, fk: ForeignKey) -> list[int]:
+        """Ordinals of the rows whose parent is not in its table yet."""
+        with self._hash_joins(self.size > _HASHED):
+            return [
+                row[0] for row in self._run("SELECT s.{ord} FROM {s} AS s WHERE {missing}", missing=self._missing(fk))
+            ]
+
+    def edges(self, fk: ForeignKey, other: Screened) -> list[tuple[int, int]]:
+        """(ordinal here, ordinal there) of rows that refer to a row of the stage `other`."""
+        with self._hash_joins(True):
+            found = self._run(
+                "SELECT s.{ord}, o.{theirs} FROM {s} AS s JOIN {o} AS o ON {joined}",
+                o=other.name,
+                theirs=other.ord,
+                joined=equal("o", fk.to_columns, "s", fk.columns),
+            )
+            return [(a, b) for a, b in found]
+
+    @contextlib.contextmanager
+    def _hash_joins(self, wanted: bool) -> Iterator[None]:
+        """Between stages, or for very many rows, hashing is right; against a table an index is (session.py)."""
+        if wanted:
+            self._conn.execute("SET LOCAL enable_hashjoin = on")
+        yield
+        if wanted:
+            self._conn.execute("SET LOCAL enable_hashjoin = off")
