@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,7 +18,7 @@ from psycopg import sql
 from restorer import preflight
 from restorer.database import account, clean, sequences, verify
 from restorer.database.connection import Connection, first_connection, target_label
-from restorer.database.ledger import LEASE_SECONDS, SCRATCH, Ledger, Run, ensure, exists, refuse_holder, taken_over
+from restorer.database.ledger import SCRATCH, Ledger, Run, ensure, exists, refuse_holder, taken_over
 from restorer.database.relation import of_table
 from restorer.database.session import AGAIN, Session, failure_of
 from restorer.errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
@@ -28,20 +26,17 @@ from restorer.events import Emit, PhaseChanged, Retried, RunFinished, RunStarted
 from restorer.load import compare
 from restorer.load.dryrun import stand_ins
 from restorer.load.heartbeat import Heartbeat
+from restorer.load.leader import Leader, worth_cutting
 from restorer.load.pool import Pool
-from restorer.load.settle import Settler
 from restorer.load.task_loader import check_limit
-from restorer.load.worker import IDLE_SECONDS, Context, Workbench
+from restorer.load.worker import IDLE_SECONDS, Workbench
 from restorer.model import TablePlan
 from restorer.preflight import Prepared
 from restorer.report import Check, Counters, Report, SnapshotInfo
-from restorer.source import backup, reader
+from restorer.source import backup
 from restorer.spec import Hook, RestoreSpec, changes
 
-_Settle = Callable[[], bool]
-LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end
 DYING_SECONDS = 3.0  # until the server has noticed that a client was killed
-SEGMENT = 64 << 20  # bytes of a file that one task covers, when there are several workers
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -153,7 +148,7 @@ class _Execution:
         self.emit(PhaseChanged("Loading"))
         bench = self._bench(prepared)
         try:
-            self._load_for_good(bench, prepared)
+            Leader(bench, plans, self._still_ours).load()
         except LoadFailed as error:
             return error  # what is committed stays and is reported
         read, rejected = self.session.retrying(bench.tasks.read_and_rejected, what="reject limit")
@@ -253,7 +248,7 @@ class _Execution:
                 if found is not None and found.finished:
                     return
                 if found is not None and self.spec.load.workers > 1:
-                    pool = pool or self._pool(prepared.plan.tables, bench)
+                    pool = pool or Leader(bench, prepared.plan.tables, self._still_ours).pool()
                     pool.check()
                 elif found is not None and bench.load_one():
                     continue
@@ -282,17 +277,10 @@ class _Execution:
             fingerprint=prepared.fingerprint,
             tables=plans,
             was_empty={p.name: p.name not in full for p in plans},
-            split=self._to_split(plans),
+            split=worth_cutting(self.spec, plans),
             warnings=prepared.warnings,
             retain_days=self.spec.ledger.reject_retention_days,
         )
-
-    def _to_split(self, plans: tuple[TablePlan, ...]) -> frozenset[str]:
-        """Tables whose file is worth cutting. Under Update the last of several records with one key wins, so the order
-        must hold and the file stays whole; a compressed file has no places to start from."""
-        if self.scratch or self.spec.load.workers * self.spec.load.pods == 1 or self.spec.on_conflict == "Update":
-            return frozenset()
-        return frozenset(p.name for p in plans if not p.file.compression and p.file.size > SEGMENT * 3 // 2)
 
     def _announce(self, conn: Connection, found: Run | None) -> None:
         if self.heartbeat is not None and self.spec.load.pods > 1:
@@ -338,109 +326,9 @@ class _Execution:
         kind = compare.CompareBench if self.spec.mode == "VerifyOnly" else Workbench
         return kind(self.session, self.ledger, self.spec, plans, self.emit, relations=relations, stage_home=home)
 
-    def _load_for_good(self, bench: Workbench, prepared: Prepared) -> None:
-        """Loads until the server's disk has it all. A crash takes back commits that were answered, also those that this
-        process thinks of as the end of the load."""
-        for _ in range(LOADS):
-            self._load(bench, prepared)
-            self.session.retrying(self.ledger.make_durable, what="ledger")
-            if not self.session.retrying(bench.tasks.unsettled, what="ledger"):
-                return
-            if self.session.retrying(bench.tasks.failed, what="ledger"):
-                break
-        self._refuse_unfinished(bench)
-
-    def _load(self, bench: Workbench, prepared: Prepared) -> None:
-        plans = prepared.plan.tables
-        settler = Settler(self.session, self.ledger, bench.tasks, bench.ladder, self.emit)
-        groups: dict[int, list[TablePlan]] = {}
-        for plan in plans:
-            groups.setdefault(plan.group, []).append(plan)
-
-        def settle() -> bool:
-            """Settles every group that is read to its end. -> whether any was."""
-            open_tables = self.session.retrying(bench.tasks.unsettled, what="ledger")
-            ready = [g for g in groups.values() if all(open_tables.get(p.name, False) for p in g)]
-            for group in ready:
-                settler.settle(group)
-            return bool(ready)
-
-        if self.spec.load.workers > 1 and not self.scratch:
-            self._with_workers(bench, plans, settle)
-        else:
-            self._alone(bench, plans, settle)
-
-    def _alone(self, bench: Workbench, plans: tuple[TablePlan, ...], settle: _Settle) -> None:
-        idle_since = time.monotonic()
-        cutting = self._segments(bench, plans)  # for other pods, or of a run that several workers began
-        while True:
-            self._still_ours()
-            cut = next(cutting, None)
-            if bench.load_one() or settle():
-                settle()
-                idle_since = time.monotonic()
-                continue
-            if cut is not None or self.session.retrying(bench.tasks.under_way, what="ledger"):
-                idle_since = time.monotonic()
-            elif time.monotonic() - idle_since > self._patience(bench):
-                return
-            time.sleep(IDLE_SECONDS)
-
-    def _patience(self, bench: Workbench) -> float:
-        """Seconds to wait for a task that nobody works on and that cannot be claimed: the backend of a process that was
-        killed may be at its last COMMIT still, and holds the task's row until then."""
-        unsettled = self.session.retrying(bench.tasks.unsettled, what="ledger")
-        failed = self.session.retrying(bench.tasks.failed, what="ledger")
-        return LEASE_SECONDS if unsettled and not failed else 0.0
-
-    def _with_workers(self, bench: Workbench, plans: tuple[TablePlan, ...], settle: _Settle) -> None:
-        cutting = self._segments(bench, plans)
-        next(cutting, None)  # something to begin with
-        pool = self._pool(plans, bench)
-        try:
-            busy = True
-            while busy or settle():
-                self._still_ours()
-                busy = pool.check()
-                settle()
-                if next(cutting, None) is None:
-                    time.sleep(IDLE_SECONDS)
-        finally:
-            pool.stop()
-
-    def _pool(self, plans: tuple[TablePlan, ...], bench: Workbench) -> Pool:
-        context = Context(self.request.conninfo, self.ledger.run, self.spec.resolved(), plans, bench.stage_home)
-        return Pool(context, self.spec.load.workers, self.emit)
-
-    def _segments(self, bench: Workbench, plans: tuple[TablePlan, ...]) -> Iterator[str]:
-        """Cuts the large files into tasks, a segment at each step, while the workers are at the first ones already."""
-        pending = set(self.session.retrying(bench.tasks.to_split, what="ledger"))
-        for plan in plans:
-            if plan.name not in pending:
-                continue
-            for s in reader.segments(plan.file, SEGMENT):
-                add = partial(self.ledger.add_task, table=plan.name, start=s.start, stop=s.stop, ordinal=s.ordinal)
-                self.session.retrying(add, what="ledger")
-                yield plan.name
-            self.session.retrying(partial(bench.tasks.split_done, table=plan.name), what="ledger")
-
     def _still_ours(self) -> None:
         if self.heartbeat is not None and self.heartbeat.taken.is_set():
             raise taken_over(self.ledger.run)
-
-    def _refuse_unfinished(self, bench: Workbench) -> None:
-        """Tables that failed, and those that were not loaded because of them."""
-        open_tables = self.session.retrying(bench.tasks.unsettled, what="ledger")
-        if not open_tables:
-            return
-        for a in self.session.retrying(lambda c: account.accounts(c, self.ledger), what="ledger"):
-            if a.error:
-                others = sorted(open_tables.keys() - {a.name})
-                also = f"; not loaded for it: {', '.join(others)}" if others else ""
-                raise LoadFailed(
-                    a.error + also, "mend the backup and start a new run with another run ID", table=a.name
-                )
-        raise Unavailable(f"tables {', '.join(sorted(open_tables))} are not finished", "start the same command again")
 
     # -- around the load -----------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ COMMAND = (sys.executable, "-P", "-m", "restorer")
 #: The same command, with large files cut into segments of 64 KiB, so that small files have several.
 SEGMENTED = (
     sys.executable, "-P", "-c",
-    "import sys, restorer.run; restorer.run.SEGMENT = 1 << 16; from restorer.cli import main; sys.exit(main())",
+    "import sys, restorer.load.leader as l; l.SEGMENT = 1 << 16; from restorer.cli import main; sys.exit(main())",
 )  # fmt: skip
 # What a developer's shell or a CI may have set, and a test must not see.
 _OURS = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSERVICE", "KUBERNETES_SERVICE_HOST")

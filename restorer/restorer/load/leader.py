@@ -1,0 +1,142 @@
+"""Leading a load: claiming and settling in turn, alone or over worker processes, until every table is settled.
+
+One process of a run leads: it holds the target, cuts large files into segments and settles cycles of foreign keys.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from restorer.database import account
+from restorer.database.ledger import LEASE_SECONDS
+from restorer.errors import LoadFailed, Unavailable
+from restorer.load.pool import Pool
+from restorer.load.settle import Settler
+from restorer.load.worker import IDLE_SECONDS, Context, Workbench
+from restorer.model import TablePlan
+from restorer.source import reader
+from restorer.spec import RestoreSpec
+
+Settle = Callable[[], bool]
+LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end
+SEGMENT = 64 << 20  # bytes of a file that one task covers, when there are several workers
+
+
+def worth_cutting(spec: RestoreSpec, plans: tuple[TablePlan, ...]) -> frozenset[str]:
+    """Tables whose file is loaded in segments. Under Update the last of several records with one key wins, so the order
+    must hold and the file stays whole; a compressed file has no places to start from."""
+    if spec.mode != "Apply" or spec.load.workers * spec.load.pods == 1 or spec.on_conflict == "Update":
+        return frozenset()
+    return frozenset(p.name for p in plans if not p.file.compression and p.file.size > SEGMENT * 3 // 2)
+
+
+class Leader:
+    """Leads the load of `plans`. `still_ours` raises when another process has taken the target."""
+
+    def __init__(self, bench: Workbench, plans: tuple[TablePlan, ...], still_ours: Callable[[], None]) -> None:
+        self._bench, self._plans, self._still_ours = bench, plans, still_ours
+        self._session, self._ledger, self._spec, self._emit = bench.session, bench.ledger, bench.spec, bench.emit
+        self._retrying = bench.session.retrying
+
+    def load(self) -> None:
+        """Loads until the server's disk has it all. A crash takes back commits that were answered, also those that this
+        process thinks of as the end of the load."""
+        for _ in range(LOADS):
+            self._once()
+            self._retrying(self._ledger.make_durable, what="ledger")
+            if not self._retrying(self._bench.tasks.unsettled, what="ledger"):
+                return
+            if self._retrying(self._bench.tasks.failed, what="ledger"):
+                break
+        self._refuse_unfinished()
+
+    def _once(self) -> None:
+        settler = Settler(self._session, self._ledger, self._bench.tasks, self._bench.ladder, self._emit)
+        groups: dict[int, list[TablePlan]] = {}
+        for plan in self._plans:
+            groups.setdefault(plan.group, []).append(plan)
+
+        def settle() -> bool:
+            """Settles every group that is read to its end. -> whether any was."""
+            open_tables = self._retrying(self._bench.tasks.unsettled, what="ledger")
+            ready = [g for g in groups.values() if all(open_tables.get(p.name, False) for p in g)]
+            for group in ready:
+                settler.settle(group)
+            return bool(ready)
+
+        if self._spec.load.workers > 1 and self._spec.mode == "Apply":
+            self._with_workers(settle)
+        else:
+            self._alone(settle)
+
+    def _alone(self, settle: Settle) -> None:
+        idle_since = time.monotonic()
+        cutting = self._segments()  # for other pods, or of a run that several workers began
+        while True:
+            self._still_ours()
+            cut = next(cutting, None)
+            if self._bench.load_one() or settle():
+                settle()
+                idle_since = time.monotonic()
+                continue
+            if cut is not None or self._retrying(self._bench.tasks.under_way, what="ledger"):
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > self._patience():
+                return
+            time.sleep(IDLE_SECONDS)
+
+    def _patience(self) -> float:
+        """Seconds to wait for a task that nobody works on and that cannot be claimed: the backend of a process that was
+        killed may be at its last COMMIT still, and holds the task's row until then."""
+        unsettled = self._retrying(self._bench.tasks.unsettled, what="ledger")
+        failed = self._retrying(self._bench.tasks.failed, what="ledger")
+        return LEASE_SECONDS if unsettled and not failed else 0.0
+
+    def _with_workers(self, settle: Settle) -> None:
+        cutting = self._segments()
+        next(cutting, None)  # something to begin with
+        pool = self.pool()
+        try:
+            busy = True
+            while busy or settle():
+                self._still_ours()
+                busy = pool.check()
+                settle()
+                if next(cutting, None) is None:
+                    time.sleep(IDLE_SECONDS)
+        finally:
+            pool.stop()
+
+    def pool(self) -> Pool:
+        context = Context(
+            self._session.conninfo, self._ledger.run, self._spec.resolved(), self._plans, self._bench.stage_home
+        )
+        return Pool(context, self._spec.load.workers, self._emit)
+
+    def _segments(self) -> Iterator[str]:
+        """Cuts the large files into tasks, a segment at each step, while the workers are at the first ones already."""
+        pending = set(self._retrying(self._bench.tasks.to_split, what="ledger"))
+        for plan in self._plans:
+            if plan.name not in pending:
+                continue
+            for s in reader.segments(plan.file, SEGMENT):
+                add = partial(self._ledger.add_task, table=plan.name, start=s.start, stop=s.stop, ordinal=s.ordinal)
+                self._retrying(add, what="ledger")
+                yield plan.name
+            self._retrying(partial(self._bench.tasks.split_done, table=plan.name), what="ledger")
+
+    def _refuse_unfinished(self) -> None:
+        """Tables that failed, and those that were not loaded because of them."""
+        open_tables = self._retrying(self._bench.tasks.unsettled, what="ledger")
+        if not open_tables:
+            return
+        for a in self._retrying(lambda c: account.accounts(c, self._ledger), what="ledger"):
+            if a.error:
+                others = sorted(open_tables.keys() - {a.name})
+                also = f"; not loaded for it: {', '.join(others)}" if others else ""
+                raise LoadFailed(
+                    a.error + also, "mend the backup and start a new run with another run ID", table=a.name
+                )
+        raise Unavailable(f"tables {', '.join(sorted(open_tables))} are not finished", "start the same command again")
