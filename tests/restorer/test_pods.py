@@ -45,7 +45,7 @@ def start(volume: Path, dsn: str, number: int) -> subprocess.Popen[bytes]:
 
 
 def wait_for_rows(db: psycopg.Connection[Any], table: str) -> None:
-    for _ in range(400):
+    for _ in range(1500):
         row = db.execute(f'SELECT count(*) FROM "{table}"').fetchone()
         if row and row[0]:
             return
@@ -64,9 +64,12 @@ def check(volume: Path, db: psycopg.Connection[Any]) -> None:
 def test_two_pods_share_the_tasks_and_both_end_with_success(
     volume: Path, dsn: str, db: psycopg.Connection[Any]
 ) -> None:
-    leader = start(volume, dsn, 1)
-    wait_for_rows(db, "child")
-    follower = start(volume, dsn, 2)
+    with psycopg.connect(dsn) as holder:
+        holder.execute('LOCK TABLE "right" IN EXCLUSIVE MODE')  # the leader comes no further than here
+        leader = start(volume, dsn, 1)
+        wait_for_rows(db, "child")
+        follower = start(volume, dsn, 2)
+        wait_for_rows(db, "left")  # so the follower is at work
     assert leader.wait(60) == 0
     assert follower.wait(60) == 0
     check(volume, db)
