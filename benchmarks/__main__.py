@@ -18,10 +18,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from restorer.watch.figures import Figure, markdown, peak, ratio, walls
-
 from .cases import FEW, Bench, Case
 from .database import SETTINGS, Server, serve
+from .figures import Figure, markdown, peak, ratio, walls
 from .machine import describe
 from .spoiled import Spoiler
 
