@@ -29,7 +29,7 @@ def server() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="restorer-pg-") as folder, EmbeddedServer(Path(folder) / "data") as server:
         with psycopg.connect(server.dsn, autocommit=True) as admin:
             for setting in QUICK:
-                admin.execute(f"ALTER SYSTEM SET {setting}")  # type: ignore[arg-type]
+                admin.execute(f"ALTER SYSTEM SET {setting}")
             admin.execute("SELECT pg_reload_conf()")
         yield server.dsn
 

@@ -155,7 +155,7 @@ def write_backup(folder: Path, snapshot: str = "20241219_103045", **tables: Any)
 
 
 def _unnamed() -> Any:
-    return tempfile.TemporaryFile()  # noqa: SIM115: as long as the command
+    return tempfile.TemporaryFile()
 
 
 def _text(file: Any) -> str:

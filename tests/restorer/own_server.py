@@ -110,5 +110,5 @@ class OwnServer:
     def database(self, name: str) -> str:
         """-> DSN of a new database"""
         with self.connect() as admin:
-            admin.execute(f'CREATE DATABASE "{name}"')  # type: ignore[arg-type]
+            admin.execute(f'CREATE DATABASE "{name}"')
         return self.dsn(name)

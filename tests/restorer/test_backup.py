@@ -278,7 +278,7 @@ def test_a_table_in_two_files_is_refused(tmp_path: Path) -> None:
 
 def test_the_format_may_be_said(tmp_path: Path) -> None:
     snapshot(tmp_path, "s", users=b'{"users":[]}\n')
-    layouts = {f: find_snapshot(tmp_path / "s", format=f).files[0].layout for f in ("Auto", "JSON", "NDJSON")}  # type: ignore[arg-type]
+    layouts = {f: find_snapshot(tmp_path / "s", format=f).files[0].layout for f in ("Auto", "JSON", "NDJSON")}
     assert layouts == {"Auto": "document", "JSON": "document", "NDJSON": "ndjson"}
 
 
@@ -380,7 +380,7 @@ def test_one_line_names_the_file_and_what_is_wrong(tmp_path: Path, name: str, da
     path.write_bytes(data)
     compression = {".gz": "gz", ".zst": "zst"}.get(path.suffix, "")
     layout = "ndjson" if ".ndjson" in name else "array"
-    line = check_file(TableFile("users", str(path), len(data), layout, compression))  # type: ignore[arg-type]
+    line = check_file(TableFile("users", str(path), len(data), layout, compression))
     assert line is not None and line.startswith(f"{path}: ") and says in line and "\n" not in line
     assert line.count(": ") >= 2, "a remedy follows"
 

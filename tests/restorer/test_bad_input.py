@@ -389,7 +389,7 @@ def test_missing_privileges_are_named(
     check_refused(restorer(*args), 2, ("may not create the ledger's schema", "restorer ledger ddl"), report)
     check_untouched(target)
     # The remedy is one: the DBA runs what `ledger ddl` prints.
-    admin.execute(restorer("ledger", "ddl").out)  # type: ignore[arg-type]
+    admin.execute(restorer("ledger", "ddl").out)
     admin.execute("GRANT USAGE ON SCHEMA dbrestore TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA dbrestore TO PUBLIC")
     admin.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA dbrestore TO PUBLIC")
     end = restorer(*args)
@@ -468,7 +468,7 @@ def own() -> Iterator[OwnServer]:
 def prepared(own: OwnServer, name: str, ddl: str = "CREATE TABLE t (id int PRIMARY KEY, name text)") -> str:
     dsn = own.database(name)
     with own.connect(name) as conn:
-        conn.execute(ddl)  # type: ignore[arg-type]
+        conn.execute(ddl)
     return dsn
 
 
@@ -680,7 +680,7 @@ def test_a_full_disk_is_waited_for_and_told(own: OwnServer, tmp_path: Path) -> N
         finally:
             started.close()
         with own.connect() as conn:
-            conn.execute("DROP DATABASE full_ WITH (FORCE)".replace("full_", '"full"'))  # type: ignore[arg-type]
+            conn.execute("DROP DATABASE full_ WITH (FORCE)".replace("full_", '"full"'))
             conn.execute("DROP TABLESPACE small")
     finally:
         subprocess.run(["umount", "-l", space], check=False)

@@ -40,7 +40,7 @@ def backup(tmp_path: Path) -> Path:
 
 
 def count(db: Db, table: str = "people") -> int:
-    row = db.execute(f"SELECT count(*) FROM {table}").fetchone()  # type: ignore[arg-type]
+    row = db.execute(f"SELECT count(*) FROM {table}").fetchone()
     assert row is not None
     return int(row[0])
 
@@ -377,7 +377,7 @@ def test_rejects_of_a_run_under_way_are_not_retried(dsn: str, people: Db, tmp_pa
 
 def test_ledger_ddl_runs_and_purge(cli: Cli, people: Db, dsn: str, backup: Path) -> None:
     ddl = cli("ledger", "ddl", "--ledger-schema", "books").out
-    people.execute(ddl)  # type: ignore[arg-type]
+    people.execute(ddl)
     args = ("run", "--backup", backup, "--dsn", dsn, "--json")
     assert cli(*args, "--ledger-schema", "books", "--name", "a").code == 0
     assert "no runs" in cli("ledger", "runs", "--dsn", dsn).out
@@ -472,7 +472,7 @@ def test_the_termination_log_of_a_run_that_never_began_says_why(cli: Cli, people
 def test_profile_writes_a_profile(cli: Cli, people: Db, dsn: str, backup: Path, tmp_path: Path) -> None:
     target = tmp_path / "run.prof"
     assert cli("run", "--backup", backup, "--dsn", dsn, "--profile", target).code == 0
-    assert pstats.Stats(str(target)).total_calls > 1000  # type: ignore[attr-defined]
+    assert pstats.Stats(str(target)).total_calls > 1000
 
 
 def test_json_gives_json_and_nothing_else(cli: Cli, people: Db, dsn: str, backup: Path) -> None:

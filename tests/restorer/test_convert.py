@@ -15,7 +15,7 @@ ID = Column("id", ColumnType("int4"), not_null=True)
 
 
 def column(name: str, type_name: str, **flags: bool) -> Column:
-    return Column(name, ColumnType(type_name), **flags)  # type: ignore[arg-type]
+    return Column(name, ColumnType(type_name), **flags)
 
 
 def converter(*columns: Column, ignored: tuple[str, ...] = (), triggers: tuple[str, ...] = ()) -> Converter:

@@ -18,7 +18,7 @@ MOOD = ColumnType("mood", kind="e", labels=("sad", "so so", "1"))
 
 
 def array(name: str, **more: int) -> ColumnType:
-    return ColumnType("_" + name, element=ColumnType(name, **more))  # type: ignore[arg-type]
+    return ColumnType("_" + name, element=ColumnType(name, **more))
 
 
 def text(column_type: ColumnType | str, raw: str) -> str:

@@ -126,10 +126,10 @@ def test_the_server_may_speak_another_language(at: Restore):
     class Fake(Exception):
         diag = Diag()
 
-    match = _place(Fake(), "dbrestore_stage_12")  # type: ignore[arg-type]
+    match = _place(Fake(), "dbrestore_stage_12")
     assert match and (match[1], match[2]) == ("34", 'a: "x, 5"')
     Diag.context = "COPY dbrestore_stage_12, 34번째 줄, a 열"
-    match = _place(Fake(), "dbrestore_stage_12")  # type: ignore[arg-type]
+    match = _place(Fake(), "dbrestore_stage_12")
     assert match and match[1] == "34"
 
 

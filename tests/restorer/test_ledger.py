@@ -158,7 +158,7 @@ def test_a_commit_whose_answer_is_lost_is_not_done_twice(forty: Restore):
 
     original, calls = load.Session.begin, []
 
-    class Cut(psycopg.Connection):  # type: ignore[type-arg]
+    class Cut(psycopg.Connection):
         def execute(self, query: Any, *args: Any, **kw: Any) -> Any:
             result = super().execute(query, *args, **kw)
             if query == "COMMIT" and len(calls) == 3:
@@ -172,11 +172,11 @@ def test_a_commit_whose_answer_is_lost_is_not_done_twice(forty: Restore):
         conn.__class__ = Cut
         original(self, conn, staged)
 
-    load.Session.begin = begin  # type: ignore[method-assign]
+    load.Session.begin = begin
     try:
         result = forty.ok(name="r", batch=5)
     finally:
-        load.Session.begin = original  # type: ignore[method-assign]
+        load.Session.begin = original
     assert "cut" in calls and complete(forty) and result.counts() == {"inserted": 40}
 
 

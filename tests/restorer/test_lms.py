@@ -69,7 +69,7 @@ def records(generated: Generated, truth: TableTruth) -> list[dict[str, Any]]:
     text = content(generated.folder / truth.file).decode()
     if truth.file.endswith(".ndjson"):
         return [json.loads(line) for line in text.splitlines()]
-    return json.loads(text)  # type: ignore[no-any-return]
+    return json.loads(text)
 
 
 def test_there_are_24_tables_and_exactly_the_records_asked_for(sound: Generated, mixed: Generated) -> None:
@@ -125,7 +125,7 @@ def _decodes(record: bytes) -> bool:
 def test_bad_records_are_about_one_percent_and_of_every_kind(mixed: Generated) -> None:
     faults = mixed.faults()
     assert sum(faults.values()) == pytest.approx(600, abs=20)
-    assert set(faults) == set(Kind.__args__)  # type: ignore[attr-defined]
+    assert set(faults) == set(Kind.__args__)
     for truth in mixed.tables.values():
         counts = truth.expected()
         assert counts["read"] == sum(counts[k] for k in ("inserted", "updated", "duplicate", "conflict", "rejected"))
@@ -256,7 +256,7 @@ class Loader:
 
 @pytest.fixture
 def loader(db: psycopg.Connection) -> Loader:
-    db.execute(schema_sql())  # type: ignore[arg-type]
+    db.execute(schema_sql())
     return Loader(db, World({}, 7))
 
 
@@ -362,4 +362,4 @@ def test_the_example_manifest_fits_the_backup(sound: Generated, db: psycopg.Conn
         assert mapping.table in loader.types
         assert set(mapping.columns.values()) <= loader.types[mapping.table].keys()
     for check in spec.verification.queries:
-        assert db.execute(check.sql).fetchone() is not None  # type: ignore[arg-type]
+        assert db.execute(check.sql).fetchone() is not None

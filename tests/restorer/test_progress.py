@@ -33,7 +33,7 @@ class Run:
     def __init__(self, *tables: TableStart, loading: bool = True, **started: object) -> None:
         self.at = 0.0
         self.progress = Progress(stall_timeout=300, clock=lambda: self.at, wall=lambda: 1_700_000_000 + self.at)
-        self.tell(RunStarted(run="lms/reset/1", mode="Apply", snapshot="20241219", tables=list(tables), **started))  # type: ignore[arg-type]
+        self.tell(RunStarted(run="lms/reset/1", mode="Apply", snapshot="20241219", tables=list(tables), **started))
         if loading:
             self.tell(PhaseChanged("Loading"))
 
@@ -43,13 +43,13 @@ class Run:
 
     def batch(self, table: str, read: int, octets: int, *, after: float = 0.0, **more: object) -> None:
         self.at += after
-        rejected = int(more.pop("rejected", 0))  # type: ignore[call-overload]
+        rejected = int(more.pop("rejected", 0))
         counters = Counters(read=read, inserted=read - rejected, rejected=rejected)
         event = BatchLoaded(table=table, level="Copy", counters=counters, bytes=octets, seconds=after)
         self.tell(msgspec.structs.replace(event, **more))
 
     @property
-    def shown(self):  # type: ignore[no-untyped-def]
+    def shown(self):
         return self.progress.snapshot()
 
 

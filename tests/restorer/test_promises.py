@@ -45,7 +45,7 @@ def words(lms: Generated, dsn: str) -> list[object]:
 def contents(db: psycopg.Connection[Any], lms: Generated) -> dict[str, str]:
     """A hash of all rows of every table, whatever their order."""
     query = "SELECT md5(string_agg(md5(t::text), ',' ORDER BY md5(t::text))) FROM \"{}\" t"
-    return {name: str(db.execute(query.format(name)).fetchone()) for name in lms.tables}  # type: ignore[arg-type]
+    return {name: str(db.execute(query.format(name)).fetchone()) for name in lms.tables}
 
 
 def told(report: dict[str, Any]) -> dict[str, dict[str, int]]:
@@ -95,7 +95,7 @@ def test_2_every_record_is_accounted_for(lms: Generated, loaded: dict[str, Any],
     assert told(loaded) == truth(lms)
     for table in loaded["tables"]:
         assert table["read"] == sum(table[k] for k in OUTCOMES), table["name"]
-        row = db.execute(f'SELECT count(*) FROM "{table["name"]}"').fetchone()  # type: ignore[arg-type]
+        row = db.execute(f'SELECT count(*) FROM "{table["name"]}"').fetchone()
         assert row == (table["inserted"],)
     assert loaded["totals"]["read"] == lms.records
     rejects = db.execute("SELECT count(*) FROM dbrestore.rejects").fetchone()

@@ -34,7 +34,7 @@ texts = st.one_of(
 )
 
 
-def lists(of: st.SearchStrategy) -> st.SearchStrategy:  # type: ignore[type-arg]
+def lists(of: st.SearchStrategy) -> st.SearchStrategy:
     return st.one_of(st.lists(of, max_size=4), st.builds(lambda item, n: [item] * n, of, st.integers(50, 400)))
 
 
@@ -75,7 +75,7 @@ def test_any_report_compacts_to_valid_json_with_the_totals_and_the_outcome(repor
 
 def big(tables: int = 0, **more: object) -> Report:
     rows = [TableReport(f"table_{n:04}", "Done", 1000 + n, 1000 + n, seconds=3) for n in range(tables)]
-    return Report("lms/reset/1", outcome="Succeeded", totals=Totals(read=5, inserted=5), tables=rows, **more)  # type: ignore[arg-type]
+    return Report("lms/reset/1", outcome="Succeeded", totals=Totals(read=5, inserted=5), tables=rows, **more)
 
 
 def decoded(report: Report) -> Report:

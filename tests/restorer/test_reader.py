@@ -276,7 +276,7 @@ def test_invalid_utf8_and_duplicate_keys_arrive_as_they_stand(tmp_path: Path) ->
 def test_when_bad_records_are_everywhere_they_come_in_one_piece_without_records(tmp_path: Path) -> None:
     rows = [row(n) if n % 2 else b'{"id":%d}' % n for n in range(1000)]
     for layout, data in (("array", b"[" + b",".join(rows) + b"]"), ("ndjson", b"\n".join(rows))):
-        file = written(tmp_path, data, layout)  # type: ignore[arg-type]
+        file = written(tmp_path, data, layout)
         found = list(pieces(file, decoder=MANY, line_decoder=LINE))
         assert len(found) <= 2 and found[0].records is None
         assert [raw for _, _, raw, _ in records(iter(found))] == rows
@@ -439,7 +439,7 @@ def test_look_alikes_at_the_end_of_a_window_cost_a_cheap_second_guess(tmp_path: 
             return MANY.decode(data)
 
     data = b"[" + b",".join(rows) + b"]"
-    found = pieces(written(tmp_path, data), decoder=Counted(), line_decoder=LINE, window=8192)  # type: ignore[arg-type]
+    found = pieces(written(tmp_path, data), decoder=Counted(), line_decoder=LINE, window=8192)
     assert sum(map(len, found)) == 30_000
     assert sum(calls) < 2 * len(data) and len(calls) < 5 * len(data) / 8192
 
@@ -447,7 +447,7 @@ def test_look_alikes_at_the_end_of_a_window_cost_a_cheap_second_guess(tmp_path: 
 def test_split_gives_two_whole_pieces(tmp_path: Path) -> None:
     lines = [row(1), b"", row(2), b"oops", b"", row(3), b'{"id":4}']
     for layout, data in (("ndjson", b"\n".join(lines)), ("array", b"[" + b" ,\n".join(filter(None, lines)) + b"]")):
-        file = written(tmp_path, data, layout)  # type: ignore[arg-type]
+        file = written(tmp_path, data, layout)
         for options in ({"decoder": MANY, "line_decoder": LINE}, {}):
             for piece in pieces(file, **options):
                 for count in range(1, len(piece)):
@@ -471,7 +471,7 @@ def test_segments_are_about_the_size_asked_for(tmp_path: Path) -> None:
 def test_one_percent_of_bad_records_keeps_good_neighbours_in_whole_pieces(tmp_path: Path) -> None:
     rows = [row(n) if n % 100 != 37 else row(n, b'"\\ud800"') for n in range(20_000)]
     for layout, data in (("array", b"[" + b",".join(rows) + b"]"), ("ndjson", b"\n".join(rows))):
-        found = list(pieces(written(tmp_path, data, layout), decoder=MANY, line_decoder=LINE))  # type: ignore[arg-type]
+        found = list(pieces(written(tmp_path, data, layout), decoder=MANY, line_decoder=LINE))
         assert sum(len(p) for p in found if p.records is None) == 200
         assert len(found) < 410
 
@@ -490,5 +490,5 @@ def test_reading_is_linear_in_a_file_of_look_alikes(tmp_path: Path) -> None:
 
     data = b"[" + b",".join(rows) + b"]"
     file = written(tmp_path, data)
-    assert sum(len(p) for p in pieces(file, decoder=Counted(), line_decoder=LINE)) == 3_000  # type: ignore[arg-type]
+    assert sum(len(p) for p in pieces(file, decoder=Counted(), line_decoder=LINE)) == 3_000
     assert sum(taken) < 8 * len(data)

@@ -128,7 +128,7 @@ def bench(db: psycopg.Connection) -> psycopg.Connection:
     db.execute(sql.SQL("CREATE TYPE mood AS ENUM ({})").format(labels))
     db.execute("CREATE TYPE pair AS (a int, b text)")
     for setting in ("TimeZone TO 'UTC'", "DateStyle TO ISO", "IntervalStyle TO postgres", "lc_monetary TO 'C'"):
-        db.execute(sql.SQL("SET " + setting))  # type: ignore[arg-type]
+        db.execute(sql.SQL("SET " + setting))
     db.autocommit = False
     return db
 
@@ -153,7 +153,7 @@ class Target:
 
     def __init__(self, db: psycopg.Connection, spelling: str, columns: tuple[str, ...]) -> None:
         self.db, self.spelling = db, spelling
-        db.execute(f"CREATE TABLE t (i int NOT NULL, v {spelling})")  # type: ignore[arg-type]
+        db.execute(f"CREATE TABLE t (i int NOT NULL, v {spelling})")
         names = sql.SQL(",").join(map(sql.Identifier, columns))
         self.copy_sql = sql.SQL("COPY t ({}) FROM STDIN (FORMAT csv, NULL 'null', ENCODING 'UTF8')").format(names)
 
@@ -185,8 +185,8 @@ class Target:
                 continue
             try:
                 with self.db.transaction(force_rollback=True):
-                    self.db.execute(f"INSERT INTO t VALUES (1, {how})", (text,))  # type: ignore[arg-type]
-                    found[number] = self.db.execute("SELECT v::text FROM t").fetchone()[0]  # type: ignore[index]
+                    self.db.execute(f"INSERT INTO t VALUES (1, {how})", (text,))
+                    found[number] = self.db.execute("SELECT v::text FROM t").fetchone()[0]
             except (psycopg.DataError, psycopg.NotSupportedError, psycopg.errors.SyntaxError):
                 pass
         return found

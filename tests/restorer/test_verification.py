@@ -7,7 +7,7 @@ from fix_restore import Restore
 
 
 def fails(at: Restore, check: str, **options: object) -> None:
-    result = at.run(**options)  # type: ignore[arg-type]
+    result = at.run(**options)
     assert result.error is not None and result.error.reason == "VerificationFailed" and result.error.exit_code == 2
     assert [c.check for c in result.report.verification if not c.passed] == [check]
     assert result.report.outcome == "Failed"

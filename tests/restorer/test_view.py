@@ -63,7 +63,7 @@ class Told:
         self.progress(BatchLoaded(table, "Copy", counters, octets, 0.1))
 
     def lines(self, width: int = 80, height: int = 40, **more: object) -> list[str]:
-        return [line.plain for line in picture(self.progress.snapshot(), width, height, **more)]  # type: ignore[arg-type]
+        return [line.plain for line in picture(self.progress.snapshot(), width, height, **more)]
 
     def row(self, name: str, width: int = 100) -> str:
         return next(line for line in self.lines(width) if name in line.split())
@@ -88,7 +88,7 @@ def test_figures_stand_below_each_other_with_separators(told: Told) -> None:
     assert told.row("courses").split()[-3::2] == ["100,000", "12"]
     heading, users, courses, total = (told.row(name) for name in ("Table", "users", "courses", "Total"))
     for column in ("State", "Records", "Records/s", "Rejected"):
-        end = re.search(rf"\b{column}(?!/)", heading).end()  # type: ignore[union-attr]
+        end = re.search(rf"\b{column}(?!/)", heading).end()
         for line in (users, courses, total):
             assert line[end - 1 : end].strip() or column == "Rejected", (column, line)
             assert line[end : end + 1] in (" ", ""), (column, line)
@@ -108,9 +108,9 @@ def test_states_are_told_by_mark_and_word_not_by_colour_alone(told: Told) -> Non
 
 
 def test_bars_are_by_bytes(told: Told) -> None:
-    bar = re.search("[━╸─]+", told.row("courses")).group()  # type: ignore[union-attr]
+    bar = re.search("[━╸─]+", told.row("courses")).group()
     assert bar.count("━") == int(len(bar) * 0.47)
-    assert set(re.search("[━╸─]+", told.row("users")).group()) == {"━"}  # type: ignore[union-attr]
+    assert set(re.search("[━╸─]+", told.row("users")).group()) == {"━"}
 
 
 def test_with_little_room_the_active_tables_come_first_and_the_rest_is_counted(told: Told) -> None:
@@ -157,7 +157,7 @@ class Terminal:
         self.file = io.StringIO()
         self.console = Console(
             file=self.file, force_terminal=True, width=width, height=height, highlight=False, **console
-        )  # type: ignore[arg-type]
+        )
 
     @property
     def raw(self) -> str:

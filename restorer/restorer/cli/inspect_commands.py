@@ -32,13 +32,7 @@ def plan(
     json: bool = options.JSON,
 ) -> None:
     """Show what a run would do: snapshot, tables and their order, columns, warnings. Nothing is written."""
-    include, exclude = options.split_tables(tables)
-    overrides = {
-        "source.snapshot": {"policy": "Exact", "name": snapshot} if snapshot else None,
-        "tables.include": include,
-        "tables.exclude": exclude,
-        "target.schema": schema,
-    }
+    overrides = options.selection(snapshot, tables, schema)
     choice = options.choose(file=file, backup=backup, dsn=dsn, name="plan", run_id=None, overrides=overrides)
     found = find(choice.spec, choice.root, None)
     with first_connection(choice.conninfo, lambda *_: None) as conn:
@@ -115,12 +109,8 @@ def verify(
     json: bool = options.JSON,
 ) -> None:
     """Hold every record of the backup against the row in the database, and run the checks. Nothing is written."""
-    include, exclude = options.split_tables(tables)
     overrides = {
-        "source.snapshot": {"policy": "Exact", "name": snapshot} if snapshot else None,
-        "tables.include": include,
-        "tables.exclude": exclude,
-        "target.schema": schema,
+        **options.selection(snapshot, tables, schema),
         "mode": "VerifyOnly",
         "rejects.limitPercent": 100,
     }

@@ -125,12 +125,15 @@ def make_conninfo_of(dsn: str | None, target: Target) -> str:
     return make_conninfo("", **{k: v for k, v in parts.items() if v not in (None, "")})
 
 
-def split_tables(tables: str | None) -> tuple[list[str] | None, list[str] | None]:
-    """`users,post*,!post_tags` -> (include, exclude)"""
-    if tables is None:
-        return None, None
-    globs = [g.strip() for g in tables.split(",") if g.strip()]
-    return [g for g in globs if not g.startswith("!")] or ["*"], [g[1:] for g in globs if g.startswith("!")]
+def selection(snapshot: str | None, tables: str | None, schema: str | None) -> dict[str, Any]:
+    """The overrides that --snapshot, --tables (`users,post*,!post_tags`) and --schema mean."""
+    globs = [g.strip() for g in (tables or "").split(",") if g.strip()]
+    return {
+        "source.snapshot": {"policy": "Exact", "name": snapshot} if snapshot else None,
+        "tables.include": None if tables is None else [g for g in globs if not g.startswith("!")] or ["*"],
+        "tables.exclude": None if tables is None else [g[1:] for g in globs if g.startswith("!")],
+        "target.schema": schema,
+    }
 
 
 def choose(

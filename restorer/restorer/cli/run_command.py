@@ -72,12 +72,8 @@ def run(
     """Restore a backup into PostgreSQL. Kill it at any moment: the same command goes on, exactly once."""
     if resume and restart:
         raise Refused("--resume and --restart contradict each other", "say one of them")
-    include, exclude = options.split_tables(tables)
     overrides = {
-        "source.snapshot": {"policy": "Exact", "name": snapshot} if snapshot else None,
-        "tables.include": include,
-        "tables.exclude": exclude,
-        "target.schema": schema,
+        **options.selection(snapshot, tables, schema),
         "cleanup": _word(
             cleanup,
             "--cleanup",
