@@ -146,8 +146,8 @@ class Benchmarks:
 def heading(server: Server, runs: int) -> list[str]:
     settings = ", ".join(f"{name} {value}" for name, value in SETTINGS.items())
     return [
-        f"`make bench ARGS='--large'` on {datetime.now(UTC):%Y-%m-%d}: medians of {runs} runs in turns, ratios of wall "
-        "clock from start to exit of the whole process.",
+        f"`make bench` on {datetime.now(UTC):%Y-%m-%d}: medians of {runs} runs in turns, ratios of wall clock from start to "
+        "exit of the whole process.",
         "",
         *(f"- {line}" for line in describe()),
         f"- PostgreSQL {server.version}, embedded, over a socket: fsync on, {settings}",
