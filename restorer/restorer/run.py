@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -357,7 +358,7 @@ class _Execution:
             self.session.retrying(step, what=f"sequence {sequence}")
         for plan in plans:
             analyze = sql.SQL("ANALYZE {}").format(of_table(plan.table.schema, plan.name).write)
-            self.session.retrying(lambda c, q=analyze: c.execute(q), what=f"ANALYZE {plan.name}")  # type: ignore[misc]
+            self.session.retrying(partial(psycopg.Connection.execute, query=analyze), what=f"ANALYZE {plan.name}")
         self._hooks("post", self.spec.hooks.post_restore, marks)
 
     def _verify(self, conn: Connection, plans: tuple[TablePlan, ...]) -> list[Check]:

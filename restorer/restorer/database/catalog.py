@@ -88,23 +88,20 @@ class Server(msgspec.Struct, frozen=True):
     version: int
     database: str
     user: str
-    superuser: bool
     read_only: bool
     in_recovery: bool
     protected: bool
     encoding: str
-    can_create: bool
     can_temp: bool
 
 
 def read_server(conn: psycopg.Connection[Any]) -> Server:
     row = conn.execute(
         "SELECT current_setting('server_version_num')::int, current_database()::text, current_user::text,"
-        " (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),"
         " current_setting('default_transaction_read_only') = 'on', pg_is_in_recovery(),"
         " COALESCE(lower(current_setting('dbrestore.protected', true)) IN ('on', 'true', 'yes', '1'), false),"
         " pg_encoding_to_char(d.encoding)::text,"
-        " has_database_privilege(d.oid, 'CREATE'), has_database_privilege(d.oid, 'TEMP')"
+        " has_database_privilege(d.oid, 'TEMP')"
         " FROM pg_database d WHERE d.datname = current_database()"
     ).fetchone()
     assert row is not None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from restorer.source.scanner import always
 from restorer.source.scanner import spans as scanned
 
-_GAP = re.compile(rb"[ \t\r\n,]*+")
+_GAP = always(rb"[ \t\r\n,]*+")
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -128,7 +128,7 @@ def find_spans(data: bytes) -> list[tuple[int, int]]:
         return scanned(data)  # NDJSON, or a value that the decoder does not take
     found, at = [], 0
     for raw in raws:
-        at = _GAP.match(data, at).end()  # type: ignore[union-attr]
+        at = _GAP.match(data, at).end()
         stop = at + memoryview(raw).nbytes
         found.append((at, stop))
         at = stop

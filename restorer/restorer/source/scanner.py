@@ -9,11 +9,22 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Protocol, cast
 
 MAX_DEPTH = 16 * 1024 * 1024  # levels; a byte of memory each. Deeper values cannot be delimited.
 
 _PLAIN = rb'[^"\[\]{}]++'
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+
+
+class Always(Protocol):
+    """A pattern that matches wherever it is asked: it may match nothing, or the caller has seen its first byte."""
+
+    def match(self, string: bytes, pos: int = ..., endpos: int = ..., /) -> re.Match[bytes]: ...
+
+
+def always(pattern: bytes, flags: int = 0) -> Always:
+    return cast(Always, re.compile(pattern, flags))
 
 
 def _body(levels: int) -> bytes:
@@ -23,16 +34,16 @@ def _body(levels: int) -> bytes:
 
 
 _OBJECT = re.compile(rb"\{" + _body(2) + rb"\}", re.DOTALL)
-_SKIP = re.compile(_body(1), re.DOTALL)
-_IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-_SCALAR = re.compile(rb'[^ \t\r\n,:"\[\]{}]*+')
-_SPACE = re.compile(rb"[ \t\r\n]*+")
-_COMMA = re.compile(rb"[ \t\r\n]*+(?:,[ \t\r\n]*+)?+")
+_SKIP = always(_body(1), re.DOTALL)
+_IN_STRING = always(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_SCALAR = always(rb'[^ \t\r\n,:"\[\]{}]*+')
+_SPACE = always(rb"[ \t\r\n]*+")
+_COMMA = always(rb"[ \t\r\n]*+(?:,[ \t\r\n]*+)?+")
 _VALID = re.compile(
     rb"true|false|null|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
     rb'|"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
 )
-_OPENING, _CLOSING = re.compile(rb"[\[{]++"), re.compile(rb"[\]}]++")  # deep nesting comes in runs
+_OPENING, _CLOSING = always(rb"[\[{]++"), always(rb"[\]}]++")  # deep nesting comes in runs
 _CLOSERS = bytes.maketrans(b"[{", b"]}")
 _QUOTE, _BACKSLASH, _COMMA_CHAR, _COLON = b'"\\,:'
 _OPENERS = b"[{"
@@ -65,7 +76,7 @@ class ValueScanner:
             first = data[at]
             if first not in _OPENERS and first != _QUOTE:
                 self._scalar = True
-                if _SCALAR.match(data, at, end).end() == at:  # type: ignore[union-attr]
+                if _SCALAR.match(data, at, end).end() == at:
                     raise ScanError("a value is missing", 0)
         result = self._scan_scalar(data, at, end) if self._scalar else self._scan(data, at, end, start)
         self._seen += end - start
@@ -76,7 +87,7 @@ class ValueScanner:
         return self._scalar
 
     def _scan_scalar(self, data: bytes, at: int, end: int) -> int:
-        stop = _SCALAR.match(data, at, end).end()  # type: ignore[union-attr]
+        stop = _SCALAR.match(data, at, end).end()
         return stop if stop < end else -1
 
     def _scan(self, data: bytes, at: int, end: int, start: int) -> int:
@@ -86,7 +97,7 @@ class ValueScanner:
             at += 1
         while at < end:
             if self._string:
-                at = _IN_STRING.match(data, at, end).end()  # type: ignore[union-attr]
+                at = _IN_STRING.match(data, at, end).end()
                 if at == end:
                     return -1
                 if data[at] == _BACKSLASH:  # the last byte of this part
@@ -98,7 +109,7 @@ class ValueScanner:
                     return at
                 continue
             if waiting:
-                at = _SKIP.match(data, at, end).end()  # type: ignore[union-attr]
+                at = _SKIP.match(data, at, end).end()
                 if at == end:
                     return -1
             char = data[at]
@@ -106,13 +117,13 @@ class ValueScanner:
                 self._string = True
                 at += 1
             elif char in _OPENERS:
-                run = _OPENING.match(data, at, end).group()  # type: ignore[union-attr]
+                run = _OPENING.match(data, at, end).group()
                 if len(waiting) + len(run) > MAX_DEPTH:
                     raise ScanError("the value is nested too deep", self._seen + at - start)
                 waiting.extend(run.translate(_CLOSERS))
                 at += len(run)
             else:
-                run = _CLOSING.match(data, at, end).group()[: len(waiting)]  # type: ignore[union-attr]
+                run = _CLOSING.match(data, at, end).group()[: len(waiting)]
                 if run != waiting[: -len(run) - 1 : -1]:
                     right = next(i for i, closer in enumerate(run) if closer != waiting[-1 - i])
                     raise ScanError("a bracket closes what another opened", self._seen + at + right - start)
@@ -137,7 +148,7 @@ def value_end(data: bytes, start: int, stop: int | None = None) -> int:
 def spans(data: bytes) -> list[tuple[int, int]]:
     """(start, stop) of each value in `data`: values with commas or whitespace between them. Raises ScanError."""
     found = []
-    at, end = _SPACE.match(data).end(), len(data)  # type: ignore[union-attr]
+    at, end = _SPACE.match(data).end(), len(data)
     while at < end:
         try:
             stop = value_end(data, at)
@@ -148,7 +159,7 @@ def spans(data: bytes) -> list[tuple[int, int]]:
                 raise ScanError("the value does not end", at)
             stop = end
         found.append((at, stop))
-        at = _COMMA.match(data, stop).end()  # type: ignore[union-attr]
+        at = _COMMA.match(data, stop).end()
     return found
 
 
@@ -193,7 +204,7 @@ def key_text(raw: bytes) -> str:
 def _value(record: bytes, at: int) -> bytes:
     if at < len(record) and record[at] not in _OPENERS:
         match = _VALID.match(record, at)
-        if match is None or (record[at] != _QUOTE and _SCALAR.match(record, at).end() != match.end()):  # type: ignore[union-attr]
+        if match is None or (record[at] != _QUOTE and _SCALAR.match(record, at).end() != match.end()):
             raise ScanError("a value is not JSON", at)
         return match.group()
     try:
@@ -206,7 +217,7 @@ def _value(record: bytes, at: int) -> bytes:
 
 
 def _space(data: bytes, at: int) -> int:
-    return _SPACE.match(data, at).end()  # type: ignore[union-attr]
+    return _SPACE.match(data, at).end()
 
 
 def _closed(record: bytes, at: int, found: dict[str, bytes]) -> dict[str, bytes]:

@@ -6,7 +6,6 @@ that stream: what is before `pos` is done with, what is behind it is read when a
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Callable
 from types import TracebackType
@@ -16,8 +15,9 @@ import zstandard
 
 from restorer.errors import LoadFailed, Unavailable
 from restorer.model import Compression
+from restorer.source.scanner import always
 
-_SPACE = re.compile(rb"[ \t\r\n]*+")
+_SPACE = always(rb"[ \t\r\n]*+")
 READ = 128 * 1024  # bytes asked of the file at once
 
 
@@ -197,7 +197,7 @@ class Window:
     def significant(self, size: int = READ) -> bytes:
         """The next byte that is not whitespace (`pos` moves to it); b"" at the end. Reads `size` bytes at a time."""
         while True:
-            self.pos = _SPACE.match(self.buf, self.pos).end()  # type: ignore[union-attr]
+            self.pos = _SPACE.match(self.buf, self.pos).end()
             if self.pos < len(self.buf):
                 return self.buf[self.pos : self.pos + 1]
             if not self.more(size):
