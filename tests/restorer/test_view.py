@@ -10,7 +10,6 @@ import subprocess
 import sys
 
 import pytest
-from restorer.errors import Refused
 from restorer.events import (
     BatchLoaded,
     Explained,
@@ -33,7 +32,7 @@ from restorer.report import (
 )
 from restorer.watch.frame import ASCII, picture
 from restorer.watch.progress import Progress
-from restorer.watch.report_view import next_steps, plain_report, render_failure, render_report
+from restorer.watch.report_view import next_steps, plain_report, render_report
 from restorer.watch.view import View, suits
 from rich.cells import cell_len
 from rich.console import Console
@@ -415,9 +414,3 @@ def test_after_a_clean_success_there_is_nothing_to_do() -> None:
 
 def test_a_finished_run_started_again_says_so() -> None:
     assert "✓ Already completed: r" in plain_report(Report("r", outcome="Succeeded", reason="AlreadyCompleted"))
-
-
-def test_a_failure_without_a_report_is_one_line_with_its_remedy() -> None:
-    terminal = Terminal(width=200, color_system=None)
-    render_failure(Refused("no snapshot in [backups]", "name one with --snapshot"), terminal.console)
-    assert terminal.raw == "restorer: no snapshot in [backups]: name one with --snapshot\n"

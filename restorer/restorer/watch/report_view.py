@@ -13,7 +13,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from restorer.errors import RestoreError
 from restorer.report import Report, TableReport
 from restorer.watch.frame import ASCII, UNICODE, WIDEST, Glyphs
 from restorer.watch.log import first_line
@@ -65,13 +64,6 @@ def plain_report(report: Report, width: int = PLAIN_WIDTH) -> str:
     console = Console(file=text, width=width, color_system=None, force_terminal=False, highlight=False, emoji=False)
     render_report(report, console, tables=None)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n") + "\n"
-
-
-def render_failure(error: RestoreError, console: Console) -> None:
-    """The one line for an error that left no report: what is wrong, then what to do."""
-    console.print(
-        Text.assemble(("restorer: ", "bold red"), error.message, (f": {error.remedy}" if error.remedy else ""))
-    )
 
 
 def next_steps(report: Report) -> list[str]:
