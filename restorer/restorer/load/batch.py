@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from restorer.database.tasks import LEVELS, Record
+from restorer.database.tasks import LEVELS
+from restorer.database.waiting import Record
 from restorer.errors import LoadFailed
 from restorer.model import Problem
 from restorer.report import Counters
@@ -129,13 +130,15 @@ def _of(pieces: list[Piece]) -> Batch:
 
 
 class Outcome(msgspec.Struct):
-    """What one batch came to. `level`: the deepest rung it needed; `levels`: records by the rung that settled them."""
+    """What one batch came to. `level`: the deepest rung it needed; `levels`: records by the rung that settled them;
+    `held`: hashes of the keys that the deferred records have."""
 
     counters: Counters = msgspec.field(default_factory=Counters)
     level: str = "Copy"
     levels: Counter[str] = msgspec.field(default_factory=Counter)
     rejects: dict[int, Problem] = {}
     deferred: list[int] = []
+    held: set[int] = set()
     converted_badly: bool = False
 
     def needed(self, level: str) -> None:
@@ -161,6 +164,7 @@ class Outcome(msgspec.Struct):
         self.levels.update(part.levels)
         self.rejects |= {at + i: p for i, p in part.rejects.items()}
         self.deferred += [at + i for i in part.deferred]
+        self.held |= part.held
         self.converted_badly = self.converted_badly or part.converted_badly
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
@@ -10,7 +11,7 @@ from psycopg import sql
 from restorer.database.problems import named
 from restorer.database.relation import columns, equal
 from restorer.load.screening import Screened
-from restorer.model import ColumnType, Problem, Unique
+from restorer.model import Column, ColumnType, Problem, Unique
 
 # Types whose = means the same content; anything else is compared as text, byte by byte.
 _COMPARABLE = frozenset(
@@ -107,6 +108,35 @@ class Keyed(Screened):
             else sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(c)) for c in unique.columns),
         )  # fmt: skip
         return [(o, f) for o, f in found]
+
+    def hashes(self) -> dict[int, list[int]]:
+        """ordinal -> a hash of each of its keys, by PostgreSQL's own hash functions: equal keys have equal hashes. Keys of
+        types without one are taken to be all alike. Partial keys and those on expressions are not among them."""
+        uniques = self._uniques()
+        if not uniques:
+            return {ordinal: [] for ordinal in self.ordinals()}
+        found = self._run(
+            "SELECT {ord}, array_remove(ARRAY[{hashes}]::bigint[], NULL) FROM {s}",
+            hashes=sql.SQL(", ").join(self._hash(u) for u in uniques),
+        )  # fmt: skip
+        return dict(found.fetchall())
+
+    def _hash(self, unique: Unique) -> sql.Composed:
+        seed = sql.Literal(zlib.crc32(unique.name.encode()))
+        parts = [self._hash_of(self.table.column(name)) for name in unique.columns]
+        hashed = sql.SQL("hash_array_extended(ARRAY[{}]::bigint[], {})").format(sql.SQL(", ").join(parts), seed)
+        if unique.nulls_not_distinct:
+            return hashed
+        whole = [sql.SQL("{} IS NOT NULL").format(sql.Identifier(name)) for name in unique.columns]
+        return sql.SQL("CASE WHEN {} THEN {} END").format(sql.SQL(" AND ").join(whole), hashed)
+
+    def _hash_of(self, column: Column) -> sql.Composable:
+        name, kind = sql.Identifier(column.name), column.type
+        if kind.name == "citext":
+            return sql.SQL("hash_array_extended(ARRAY[lower({}::text)], 0)").format(name)
+        if kind.kind == "e" or (kind.kind == "b" and kind.name in _COMPARABLE | _TEXT):
+            return sql.SQL("hash_array_extended(ARRAY[{}], 0)").format(name)
+        return sql.SQL("0")
 
     def shares_key_with(self, others: Sequence[Keyed]) -> bool:
         """Whether a row here and one in `others` (rows of the same batch that bring other columns) have one key."""

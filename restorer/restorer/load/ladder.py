@@ -11,7 +11,7 @@ Good rows never pay for bad neighbours twice: `Ladder.start` remembers the rung 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 import psycopg
@@ -21,7 +21,9 @@ from restorer.convert.converter import Converter
 from restorer.database.connection import Connection, kind_of
 from restorer.database.problems import SUPPRESSED, problem_of
 from restorer.database.relation import Relations, columns
+from restorer.database.waiting import Waiting
 from restorer.load.batch import Batch, Outcome
+from restorer.load.hold import behind
 from restorer.load.keys import Keys
 from restorer.load.orphans import prune
 from restorer.load.stage import Stage, Suppressed, write_together
@@ -52,11 +54,13 @@ class Ladder:
         staged: bool,
         always_staged: bool = False,
         home: str = "",
+        waiting: Waiting | None = None,
         explain: Explain = lambda _: None,
     ) -> None:
         """`staged`: rows may be there already, so start at Merge. `always_staged`: never leave it (a dry run: only the set
         queries see foreign keys). `inner`: foreign keys within the table's own cycle.
-        `home`: schema for the stage where the role may not make temporary tables."""
+        `home`: schema for the stage where the role may not make temporary tables. `waiting`: the ledger's waiting rows; None
+        where nothing can wait for long (a retry)."""
         if on_conflict == "Update":
             plan = partial(plan)
         self.plan, self._relations, self.on_conflict = plan, relations, on_conflict
@@ -68,6 +72,8 @@ class Ladder:
         self._exact = False
         self._calm = 0
         self._target = relations.of(plan.table)
+        self._waiting = waiting
+        self._held: set[int] = set()  # keys of rows that wait since this transaction
         self._number = 0  # of the stages in this transaction
 
     def load(
@@ -78,11 +84,12 @@ class Ladder:
         rollback: Callable[[Connection], None],
     ) -> Outcome:
         """Loads the batch and leaves the transaction open for the ledger. Raises psycopg.Error for what is no record's fault."""
-        exact, staged, blind = self._exact, self._staged, False
+        exact, staged, blind = self._exact, self._staged or self._some_wait(conn), False
         deepest = "Copy"
         while True:
             begin(conn, staged)
             self._number = 0
+            self._held.clear()
             outcome = Outcome(level=deepest, rejects={}, deferred=[])
             try:
                 self._attempt(conn, batch, outcome, exact, staged, blind)
@@ -253,15 +260,14 @@ class Ladder:
     def _merge(self, conn: Connection, stage: Stage, outcome: Outcome, *, blind: bool) -> None:
         if not blind:
             outcome.rejects |= stage.screen()
-            outcome.deferred.extend(prune([stage])[0])
+            self._set_aside(conn, stage, outcome)
             self.settle_keys(stage.existing(self.on_conflict), outcome)
         try:
             with conn.transaction():
                 done = Outcome(rejects={}, deferred=[])
                 if not blind:
                     self.settle_keys(stage.inside(self.on_conflict), done)
-                    # a row that went for its key may have been somebody's parent
-                    done.deferred.extend(prune([stage])[0])
+                    self._set_aside(conn, stage, done)  # a row that went for its key may have been somebody's parent
                 self._write(conn, stage, done)
             outcome.absorb(done)
         except (psycopg.Error, Suppressed) as error:
@@ -274,6 +280,49 @@ class Ladder:
             outcome.levels["Row"] += outcome.counters.inserted + outcome.counters.updated - before
         if self._home:
             stage.drop()
+
+    # -- rows that wait for a parent in the table's own cycle ----------------------------------------------------------
+
+    def _some_wait(self, conn: Connection) -> bool:
+        """A plain COPY would not see the keys that waiting rows hold."""
+        return bool(self._inner) and self._waiting is not None and self._waiting.any(conn, self.plan.name)
+
+    def _set_aside(self, conn: Connection, stage: Stage, outcome: Outcome) -> None:
+        """Takes out the rows whose parent is not there yet, and those that wait behind them. What went may have been
+        somebody's parent: so again, until nothing more goes."""
+        if self._waiting is None or not self._inner:
+            outcome.deferred.extend(prune([stage])[0])
+            return
+        if not self._held and not stage.lacking() and not self._waiting.any(conn, self.plan.name):
+            return
+        keys = stage.hashes()
+        held = self._held | self._waiting.held(conn, self.plan.name, {k for mine in keys.values() for k in mine})
+        waits, late = set[int](), [0]
+        while late:
+            waits.update(prune([stage])[0])
+            late = behind(keys, waits, held)
+            stage.remove(late)
+            waits.update(late)
+        self._wait(waits, keys, outcome)
+
+    def _wait(self, ordinals: Iterable[int], keys: Mapping[int, list[int]], outcome: Outcome) -> None:
+        for ordinal in ordinals:
+            outcome.deferred.append(ordinal)
+            outcome.held.update(keys[ordinal])
+        self._held |= outcome.held
+
+    def _wait_behind(self, ordinal: int, stage: Stage, outcome: Outcome) -> list[int]:
+        """`ordinal`, still in the stage, was just found to wait. -> those taken out because they wait behind it"""
+        if self._waiting is None:
+            return []
+        keys = stage.hashes()
+        outcome.held.update(keys[ordinal])
+        late = behind(keys, {ordinal}, ())
+        stage.remove(late)
+        self._wait(late, keys, outcome)
+        return late
+
+    # -- what the keys and the server say ------------------------------------------------------------------------------
 
     def settle_keys(self, keys: Keys, outcome: Outcome) -> None:
         outcome.counters.duplicate += keys.duplicate
@@ -307,9 +356,9 @@ class Ladder:
     def _halve(self, conn: Connection, stage: Stage, outcome: Outcome) -> None:
         """The Row rung: tries halves, each under a savepoint, until every bad row stands alone. Rows that lack a parent in
         their own cycle are deferred."""
-        work = [stage.ordinals()]
+        work, gone = [stage.ordinals()], set[int]()
         while work:
-            part = work.pop()
+            part = [ordinal for ordinal in work.pop() if ordinal not in gone]
             if not part:
                 continue
             try:
@@ -325,6 +374,8 @@ class Ladder:
                     work += [part[len(part) // 2 :], part[: len(part) // 2]]  # the earlier half first
                     continue
                 self.blame(part[0], error, stage, outcome)
+                if outcome.deferred[-1:] == part:
+                    gone.update(self._wait_behind(part[0], stage, outcome))
                 stage.remove(part)
 
     def blame(self, ordinal: int, error: psycopg.Error | Suppressed, stage: Stage, outcome: Outcome) -> None:

@@ -17,7 +17,7 @@ from restorer.database.connection import Connection
 from restorer.database.ledger import Ledger
 from restorer.database.relation import Relations
 from restorer.database.session import Session, rollback
-from restorer.database.tasks import Record
+from restorer.database.waiting import Record
 from restorer.errors import Refused
 from restorer.events import Emit
 from restorer.load.batch import Batch, Outcome, PieceSource, batches

@@ -113,6 +113,14 @@ class Screened(Staged):
             bad |= {row[0]: named("23503", constraint=fk.name) for row in found}
         return bad
 
+    def lacking(self) -> bool:
+        """Whether a row refers to one that its table, in the table's own cycle, has not (yet)."""
+        found = (
+            self._run("SELECT EXISTS (SELECT FROM {s} AS s WHERE {missing})", missing=self._missing(fk)).fetchone()
+            for fk in self.inner()
+        )
+        return any(row is not None and row[0] for row in found)
+
     def waiting(self, fk: ForeignKey) -> list[int]:
         """Ordinals of the rows whose parent is not in its table yet."""
         with self._hash_joins(self.size > _HASHED):

@@ -72,7 +72,7 @@ class Settler:
         outcomes: dict[str, Outcome] = {}
         stages: list[tuple[TablePlan, Stage]] = []
         for plan in plans:
-            waiting = self._tasks.count_deferred(conn, plan.name)
+            waiting = self._tasks.waiting.count(conn, plan.name)
             if waiting:
                 outcomes[plan.name] = Outcome(level="Merge", rejects={}, deferred=[])
                 outcomes[plan.name].counters.read = waiting
@@ -187,7 +187,7 @@ class Settler:
         """Stages of one table, one per shape of record. The ordinal in the stage is the row's id in `deferred`."""
         ladder = self._ladder(plan.name)
         stages: dict[Shape, Stage] = {}
-        for rows in self._tasks.deferred(conn, plan.name, _CHUNK):
+        for rows in self._tasks.waiting.chunks(conn, plan.name, _CHUNK):
             by_shape: dict[tuple[Shape, Shape], list[Line]] = {}
             for ident, record in rows:
                 piece = Piece(
@@ -209,7 +209,7 @@ class Settler:
         outcome.close(waiting)
         idents = sorted(outcome.rejects)
         for at in range(0, len(idents), _CHUNK):
-            found = self._tasks.deferred_records(conn, idents[at : at + _CHUNK])
+            found = self._tasks.waiting.records(conn, idents[at : at + _CHUNK])
             self._tasks.reject(conn, plan.name, [(found[i], outcome.rejects[i]) for i in idents[at : at + _CHUNK]])
         self._tasks.settle_counts(conn, plan.name, outcome, seconds)
         outcome.counters.read = 0  # they were read, and counted as read, by the batches that set them aside

@@ -68,6 +68,9 @@ class Staged:
     def drop(self) -> None:
         self._run("DROP TABLE {s}")
 
+    def ordinals(self) -> list[int]:
+        return [row[0] for row in self._run("SELECT {ord} FROM {s} ORDER BY 1")]
+
     def copy(self, names: tuple[str, ...], chunks: Iterable[list[Line]], *, isolate: bool) -> dict[int, Problem]:
         """COPY of all lines of `chunks` into the stage. With `isolate`, a line that PostgreSQL cannot read is named by the
         error's own line number, left out and handed back. Without, the first error is raised."""

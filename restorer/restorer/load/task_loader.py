@@ -117,7 +117,8 @@ class TaskLoader:
             if outcome.rejects:
                 self._tasks.reject(conn, task.table, ((batch.record(i), p) for i, p in sorted(outcome.rejects.items())))
             if outcome.deferred:
-                self._tasks.defer(conn, task, (batch.record(i) for i in sorted(outcome.deferred)))
+                waiting = (batch.record(i) for i in sorted(outcome.deferred))
+                self._tasks.waiting.add(conn, task, waiting, outcome.held)
             if not self._tasks.advance(conn, task, new):
                 rollback(conn)
                 self._tasks.refuse_ended(conn)

@@ -78,7 +78,7 @@ class Workbench:
         return Ladder(
             plan, self._relations, self.spec.on_conflict, inner=inner, staged=not self._empty(table),
             always_staged=self.spec.mode == "DryRun", home=self.stage_home,
-            explain=explainer(self.emit, table),
+            waiting=self.tasks.waiting, explain=explainer(self.emit, table),
         )  # fmt: skip
 
     def _empty(self, table: str) -> bool:
