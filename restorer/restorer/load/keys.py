@@ -69,6 +69,18 @@ class Keyed(Screened):
                 self._other_existing(unique, keys, only)
         return keys
 
+    def colliding(self) -> set[int]:
+        """Ordinals of the rows that share a key with another one, in the table or here. Takes nothing out."""
+        found = set[int]()
+        for unique in self._uniques():
+            rows = self._run(
+                "SELECT s.{ord} FROM {s} AS s WHERE EXISTS (SELECT FROM {t} AS t WHERE {join} AND {current}) "
+                "UNION ALL SELECT unnest(array_agg({ord})) FROM {s} WHERE {whole} GROUP BY {key} HAVING count(*) > 1",
+                join=self._joined(unique), current=self._target.current("t"), whole=_whole(unique), key=columns(unique.columns),
+            )  # fmt: skip
+            found.update(row[0] for row in rows)
+        return found
+
     def inside(self, on_conflict: str) -> Keys:
         """Takes out rows whose key another row of the stage has, as if they came one after the other: the first counts,
         the others are held against it. Under Update the last one does."""
@@ -104,8 +116,7 @@ class Keyed(Screened):
             "SELECT o, f FROM (SELECT {ord} AS o, first_value({ord}) OVER w AS f, count(*) OVER (PARTITION BY {key}) AS n "
             "FROM {s} WHERE {whole} WINDOW w AS (PARTITION BY {key} ORDER BY {ord})) x WHERE n > 1 ORDER BY o",
             key=columns(unique.columns),
-            whole=sql.SQL("true") if unique.nulls_not_distinct
-            else sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(c)) for c in unique.columns),
+            whole=_whole(unique),
         )  # fmt: skip
         return [(o, f) for o, f in found]
 
@@ -125,10 +136,7 @@ class Keyed(Screened):
         seed = sql.Literal(zlib.crc32(unique.name.encode()))
         parts = [self._hash_of(self.table.column(name)) for name in unique.columns]
         hashed = sql.SQL("hash_array_extended(ARRAY[{}]::bigint[], {})").format(sql.SQL(", ").join(parts), seed)
-        if unique.nulls_not_distinct:
-            return hashed
-        whole = [sql.SQL("{} IS NOT NULL").format(sql.Identifier(name)) for name in unique.columns]
-        return sql.SQL("CASE WHEN {} THEN {} END").format(sql.SQL(" AND ").join(whole), hashed)
+        return sql.SQL("CASE WHEN {} THEN {} END").format(_whole(unique), hashed)
 
     def _hash_of(self, column: Column) -> sql.Composable:
         name, kind = sql.Identifier(column.name), column.type
@@ -179,16 +187,23 @@ class Keyed(Screened):
         same = self._same("s", "t")
         if on_conflict == "Update":
             only = sql.SQL("{} AND {}").format(only, same)
-        # Summed up by the server: all the rows may be there, and each would cost more here than there.
+        # Summed up by the server: all the rows may be there, and each would cost more here than there. Then they need not be
+        # taken out one by one either.
+        join, current = equal("t", unique.columns, "s", unique.columns), self._target.current("t")
         found = self._run(
-            "WITH hit AS (DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} AND {current} "
-            "RETURNING s.{ord} AS o, {same} AS same) "
-            "SELECT count(*) FILTER (WHERE same), array_agg(o) FILTER (WHERE NOT same) FROM hit",
-            current=self._target.current("t"), join=equal("t", unique.columns, "s", unique.columns), only=only, same=same,
+            "SELECT count(*), count(*) FILTER (WHERE same), array_agg(o) FILTER (WHERE NOT same) FROM "
+            "(SELECT s.{ord} AS o, {same} AS same FROM {s} AS s, {t} AS t WHERE {join}{only} AND {current}) AS hit",
+            same=same, join=join, only=only, current=current,
         ).fetchone()  # fmt: skip
         assert found is not None
-        keys.duplicate += found[0]
-        keys.different |= dict.fromkeys(found[1] or (), named("23505", constraint=unique.name))
+        rows, duplicate, different = found
+        keys.duplicate += duplicate
+        keys.different |= dict.fromkeys(different or (), named("23505", constraint=unique.name))
+        if rows and rows == self.count():
+            self._run("TRUNCATE {s}")
+        elif rows:
+            query = "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} AND {current}"
+            self._run(query, join=join, only=only, current=current)
 
     def _other_existing(self, unique: Unique, keys: Keys, only: sql.Composable) -> None:
         """Another key than the identity. Under Update the row that is about to be updated may of course have it itself."""
@@ -216,6 +231,13 @@ class Keyed(Screened):
             for c in unique.columns
         ]
         return sql.SQL(" AND ").join(pairs)
+
+
+def _whole(unique: Unique) -> sql.Composable:
+    """The condition that a row's key can be like another one's: with a null in it, it is like none."""
+    if unique.nulls_not_distinct:
+        return sql.SQL("true")
+    return sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(c)) for c in unique.columns)
 
 
 def beaten(

@@ -20,7 +20,7 @@ from restorer.database.session import Session, rollback
 from restorer.database.waiting import Record
 from restorer.errors import Refused
 from restorer.events import Emit
-from restorer.load.batch import Batch, Outcome, PieceSource, batches
+from restorer.load.batch import Batch, Batches, Outcome, PieceSource
 from restorer.load.ladder import Ladder
 from restorer.model import Problem, TableFile, TablePlan
 from restorer.plan import Sample, make_plan
@@ -133,7 +133,7 @@ def _load(session: Session, ledger: Ledger, plan: TablePlan, ladder: Ladder, chu
         Piece(r.record.offset, r.record.offset, r.record.ordinal, r.record.raw, spans=[(0, len(r.record.raw))])
         for r in chunk
     ]
-    batch = next(batches(PieceSource(pieces), lambda: len(pieces), 1 << 62))
+    batch = next(iter(Batches(PieceSource(pieces), lambda: len(pieces), 1 << 62)))
     outcome = ladder.load(conn, batch, session.begin, rollback)
     try:
         ledger.fence(conn)

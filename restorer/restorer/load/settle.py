@@ -83,13 +83,13 @@ class Settler:
         self._prune(stages, outcomes)
         for plan, stage in stages:
             ladder = self._ladder(plan.name)
-            ladder.settle_keys(stage.existing(ladder.on_conflict), outcomes[plan.name])
+            ladder.merger.settle_keys(stage.existing(ladder.on_conflict), outcomes[plan.name])
         try:
             with conn.transaction():
                 done = {name: Outcome(rejects={}, deferred=[]) for name in outcomes}
                 for plan, stage in stages:
                     ladder = self._ladder(plan.name)
-                    ladder.settle_keys(stage.inside(ladder.on_conflict), done[plan.name])
+                    ladder.merger.settle_keys(stage.inside(ladder.on_conflict), done[plan.name])
                 self._prune(stages, done)
                 self._write(conn, stages, done, {})
             for name, outcome in done.items():
@@ -177,7 +177,7 @@ class Settler:
         for number, ordinal in unit:
             plan, stage = stages[number]
             outcome = outcomes[plan.name]
-            self._ladder(plan.name).blame(ordinal, error, stage, outcome)
+            self._ladder(plan.name).merger.blame(ordinal, error, stage, outcome)
             for lost in outcome.deferred:  # what it waited for never came
                 outcome.rejects[lost] = problem_of(error) if isinstance(error, psycopg.Error) else SUPPRESSED
             outcome.deferred.clear()
@@ -197,10 +197,10 @@ class Settler:
                     record.raw,
                     spans=[(0, len(record.raw))],
                 )
-                ladder.line_of(piece, ident, outcome, by_shape)
+                ladder.shaper.line_of(piece, ident, outcome, by_shape)
             for (brings, has), lines in by_shape.items():
                 if brings not in stages:
-                    stages[brings] = ladder.stage(conn, brings, 1000 + number + len(stages))
+                    stages[brings] = ladder.merger.stage(conn, brings, 1000 + number + len(stages))
                 outcome.rejects |= stages[brings].copy(has, [lines], isolate=True)
         return list(stages.values())
 
