@@ -110,6 +110,10 @@ class Tasks:
         ).fetchone()
         return _task(row) if row else None
 
+    def warn(self, conn: Connection, words: str) -> None:
+        """For the report of the run."""
+        self._ledger.add_warning(conn, words)
+
     def is_done(self, conn: Connection, task: Task) -> bool:
         row = conn.execute(
             self._q("SELECT state = 'Done' FROM {tasks} WHERE id = %s AND owner = %s"), (task.id, self._ledger.owner)

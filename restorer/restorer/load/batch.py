@@ -190,7 +190,8 @@ def _of(pieces: list[Piece]) -> Batch:
 
 class Outcome(msgspec.Struct):
     """What one batch came to. `level`: the deepest rung it needed; `levels`: records by the rung that settled them;
-    `held`: hashes of the keys that the deferred records have."""
+    `held`: hashes of the keys that the deferred records have; `json_nulls`: nulls stored as JSON null, as their columns are
+    NOT NULL."""
 
     counters: Counters = msgspec.field(default_factory=Counters)
     level: str = "Copy"
@@ -198,6 +199,7 @@ class Outcome(msgspec.Struct):
     rejects: dict[int, Problem] = {}
     deferred: list[int] = []
     held: set[int] = set()
+    json_nulls: int = 0
     converted_badly: bool = False
 
     def needed(self, level: str) -> None:
@@ -224,6 +226,7 @@ class Outcome(msgspec.Struct):
         self.rejects |= {at + i: p for i, p in part.rejects.items()}
         self.deferred += [at + i for i in part.deferred]
         self.held |= part.held
+        self.json_nulls += part.json_nulls
         self.converted_badly = self.converted_badly or part.converted_badly
 
     @property

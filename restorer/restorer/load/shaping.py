@@ -44,6 +44,7 @@ class Shaper:
 
     def _apart(self, start: int, piece: Piece, rows: Rows, outcome: Outcome, others: Others) -> Collection[int]:
         """Puts problems and other shapes where they belong. -> their positions in the piece"""
+        outcome.json_nulls += rows.json_nulls
         if not rows.problems and not rows.defaults:
             return ()
         for i, problem in rows.problems.items():

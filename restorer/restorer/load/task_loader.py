@@ -43,6 +43,7 @@ class TaskLoader:
         self._spec, self._emit = spec, emit
         self._rows = spec.load.batch_rows
         self._good = 0
+        self._json_nulls = 0
 
     def load(self, task: Task) -> None:
         """Loads the task to its end. Raises Lost, LoadFailed (reject limit, what cannot be retried), Unavailable."""
@@ -72,6 +73,10 @@ class TaskLoader:
         self._emit(TableChanged(task.table, "Failed", error.line()))
 
     def _finish(self, conn: Connection, task: Task) -> None:
+        if self._json_nulls:
+            words = f"{self._plan.name}: {self._json_nulls:,} nulls stored as JSON null, as their columns are NOT NULL"
+            self._tasks.warn(conn, words)
+            self._json_nulls = 0
         if not self._tasks.advance(conn, task, task, done=True) and not self._tasks.is_done(conn, task):
             raise Lost
 
@@ -104,6 +109,7 @@ class TaskLoader:
                 task = self._load(task, half, lambda _: contextlib.nullcontext())
             return task
         task, outcome = done
+        self._json_nulls += outcome.json_nulls
         self._good += 1
         if self._good >= _GOOD_BATCHES and self._rows < self._spec.load.batch_rows:
             self._rows, self._good = min(self._rows * 2, self._spec.load.batch_rows), 0
