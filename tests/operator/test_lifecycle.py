@@ -137,22 +137,23 @@ def test_cancel_while_running_closes_the_run_in_the_ledger(world: World) -> None
 
 
 def test_the_second_restore_into_a_database_waits(world: World) -> None:
-    world.apply("one")
-    first = world.wait_job("one")
+    world.apply("first")
+    first = world.wait_job("first")
     world.apply(
-        "two", target={"host": f"PG-RW.{world.namespace}.svc", "database": "app", "credentialsSecretRef": {"name": "s"}}
+        "second",
+        target={"host": f"PG-RW.{world.namespace}.svc", "database": "app", "credentialsSecretRef": {"name": "s"}},
     )
-    world.apply("three")
+    world.apply("third")
     world.apply("elsewhere", target__database="other")
     world.wait_job("elsewhere")
-    assert f"{world.namespace}/one" in world.wait_phase("Queued", "two")["message"]
-    world.wait_phase("Queued", "three")
+    assert f"{world.namespace}/first" in world.wait_phase("Queued", "second")["message"]
+    world.wait_phase("Queued", "third")
     world.complete(first)
-    second = world.wait_job("two")
-    assert world.jobs("three") == []
-    world.kube.delete(f"{world.restores}/two")
+    second = world.wait_job("second")
+    assert world.jobs("third") == []
+    world.kube.delete(f"{world.restores}/second")
     world.remove_job(second)
-    world.wait_job("three")
+    world.wait_job("third")
 
 
 def test_a_job_that_vanished_is_made_again(world: World) -> None:

@@ -55,7 +55,9 @@ class World(RuleBasedStateMachine):
     @rule(dies_after=st.none() | st.integers(0, 3), patch_is_lost=st.booleans())
     def look(self, dies_after: int | None = None, patch_is_lost: bool = False) -> None:
         asked = self.restore()
-        world = Observed(tuple(self.jobs.values()), tuple(self.pods.values()), ahead=("lms/other",) if self.ahead else ())
+        world = Observed(
+            tuple(self.jobs.values()), tuple(self.pods.values()), ahead=("lms/other",) if self.ahead else ()
+        )
         made = plan(asked, world, self.now)
         assert made == plan(asked, world, self.now), "the same world makes the same plan"
         self.last = made
@@ -113,7 +115,9 @@ class World(RuleBasedStateMachine):
         run, totals = job.run, Totals(tables=1, read=5, inserted=5)
         if run in self.ledger:  # finished before: its report again, and nothing touched
             good = self.ledger[run] == "Succeeded"
-            report = Report("r", outcome=self.ledger[run], reason="AlreadyCompleted" if good else self.ledger[run], message="m")
+            report = Report(
+                "r", outcome=self.ledger[run], reason="AlreadyCompleted" if good else self.ledger[run], message="m"
+            )
         elif job.cancels:
             self.ledger[run], good = "Cancelled", False
             report = Report("r", outcome="Cancelled", reason="Cancelled", message="m", totals=totals)
@@ -123,12 +127,16 @@ class World(RuleBasedStateMachine):
             good = how != "bad"
             self.loads[run] = self.loads.get(run, 0) + 1
             self.ledger[run] = "Succeeded" if good else "Failed"
-            report = Report("r", outcome=self.ledger[run], reason="" if good else "LoadFailed", message="m", totals=totals)
+            report = Report(
+                "r", outcome=self.ledger[run], reason="" if good else "LoadFailed", message="m", totals=totals
+            )
         state = "Complete" if good else "Failed"
         self.jobs[job.name] = dataclasses.replace(job, state=state, finished=self.now)
         kept = None if how == "report lost" else report
         code = 0 if good else 2
-        self.pods[job.name] = Pod(job.name + "-p", "p", job.name, "Succeeded", exit_code=code, report=kept, finished=self.now)
+        self.pods[job.name] = Pod(
+            job.name + "-p", "p", job.name, "Succeeded", exit_code=code, report=kept, finished=self.now
+        )
 
     @precondition(lambda self: self.running())
     @rule()
