@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kube_server import ApiError, KubeServer
 from manifests import RESTORES, Json, changed, restore
-from restore_operator import api, crd, explain
+from restore_operator import api, crd, explain, reference
 
 _LONG = "x" * 300
 _names = (f"case-{n}" for n in itertools.count(1))
@@ -177,6 +177,10 @@ def test_suspend_and_cancel_need_no_new_run_but_a_cancelled_run_stays_cancelled(
 
 def test_the_file_is_what_the_models_make() -> None:
     assert CRD.read_text(encoding="utf-8") == crd.text(), "run `make crds`"
+
+
+def test_the_reference_is_what_the_models_make() -> None:
+    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8") == reference.text(), "run `make crds`"
 
 
 def _paths(schema: Json, path: str = "") -> list[str]:

@@ -246,4 +246,4 @@ class World(RuleBasedStateMachine):
 
 
 TestStateMachine = World.TestCase
-TestStateMachine.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+TestStateMachine.settings = settings(max_examples=1000, stateful_step_count=30, deadline=None)
