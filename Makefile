@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := restorer operator tests benchmarks
 
-.PHONY: help setup demo test kube pytest slow bench lint format types imports crds lock clean
+.PHONY: help setup demo test kube pytest slow bench bench-operator lint format types imports crds lock clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ slow: kube       ## the slow tests, and what is skipped
 
 bench: setup     ## the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-operator: kube  ## the operator against a real API server
+	$(BIN)/python -m benchmarks.operator_load $(ARGS)
 
 lint: setup      ## ruff: rules and format
 	$(BIN)/ruff check $(CODE)
