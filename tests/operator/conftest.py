@@ -6,16 +6,14 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import kube_binaries
 import pytest
 from kube_server import KubeServer
+from manifests import CRD
 from operator_process import Operator, grant
 from world import World
 
-ROOT = Path(__file__).resolve().parents[2]
-CRD = ROOT / "crds" / "databaserestores.dbrestore.io.yaml"
 _numbers = itertools.count(1)
 
 
@@ -61,8 +59,3 @@ def operator(granted: KubeServer, tmp_path_factory: pytest.TempPathFactory) -> I
 def world(operator: Operator, granted: KubeServer, namespace: str) -> World:
     """A namespace that the operator watches."""
     return World(granted, namespace)
-
-
-@pytest.fixture(scope="session")
-def crd_file() -> Path:
-    return CRD

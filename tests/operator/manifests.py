@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
+ROOT = Path(__file__).resolve().parents[2]
+CRD = ROOT / "crds" / "databaserestores.dbrestore.io.yaml"
 RESTORES = "/apis/dbrestore.io/v1alpha1/namespaces/{}/databaserestores"
 
 

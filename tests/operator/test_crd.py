@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CRD, ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kube_server import ApiError, KubeServer
-from manifests import RESTORES, Json, changed, restore
+from manifests import CRD, RESTORES, ROOT, Json, changed, restore
 from restore_operator import api, crd, explain, reference
 
 _LONG = "x" * 300

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from kube_server import KubeServer
+from manifests import CRD
 from operator_process import Operator, grant
 from world import World
 
@@ -108,10 +109,10 @@ def test_no_cluster_and_bad_settings_are_said_in_one_line(granted: KubeServer, t
         operator.log.unlink()
 
 
-def test_the_api_server_goes_away_and_comes_back(tmp_path: Path, granted: KubeServer, crd_file: Path) -> None:
+def test_the_api_server_goes_away_and_comes_back(tmp_path: Path, granted: KubeServer) -> None:
     """With a server of its own: the others go on using theirs."""
     with KubeServer(granted.binaries, tmp_path / "kube") as kube:
-        kube.install(crd_file)
+        kube.install(CRD)
         grant(kube)
         kube.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "lms"}})
         world = World(kube, "lms")
