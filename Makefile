@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := restorer operator tests benchmarks
 
-.PHONY: help setup demo test pytest slow bench lint format types imports lock clean
+.PHONY: help setup demo test kube pytest slow bench bench-operator lint format types imports crds lock clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
@@ -24,14 +24,20 @@ demo: setup      ## an embedded PostgreSQL, a generated backup, a real restore
 
 test: lint types imports pytest  ## what must hold before a commit
 
-pytest: setup    ## the tests that are not slow
+kube: setup      ## kube-apiserver and etcd for the tests, built where there are none
+	$(BIN)/python tests/operator/kube_binaries.py
+
+pytest: kube     ## the tests that are not slow
 	$(BIN)/python -m pytest $(ARGS)
 
-slow: setup      ## the slow tests, and what is skipped
+slow: kube       ## the slow tests, and what is skipped
 	$(BIN)/python -m pytest -m slow -rs --timeout=1200 $(ARGS) || test $$? -eq 5  # 5: there are none
 
 bench: setup     ## the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-operator: kube  ## the operator against a real API server
+	$(BIN)/python -m benchmarks.operator_load $(ARGS)
 
 lint: setup      ## ruff: rules and format
 	$(BIN)/ruff check $(CODE)
@@ -46,6 +52,10 @@ types: setup     ## mypy, strict
 
 imports: setup   ## who may import whom
 	$(BIN)/lint-imports
+
+crds: setup      ## the CustomResourceDefinition and docs/reference.md anew from the models
+	$(BIN)/python -m restore_operator.crd > crds/databaserestores.dbrestore.io.yaml
+	$(BIN)/python -m restore_operator.reference > docs/reference.md
 
 lock: setup      ## requirements.txt anew from pyproject.toml
 	scripts/lock $(BIN)/python
