@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := restorer operator tests benchmarks
 
-.PHONY: help setup demo test pytest slow bench lint format types imports lock clean
+.PHONY: help setup demo test pytest slow bench lint format types imports crds lock clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,9 @@ types: setup     ## mypy, strict
 
 imports: setup   ## who may import whom
 	$(BIN)/lint-imports
+
+crds: setup      ## the CustomResourceDefinition anew from the models
+	$(BIN)/python -m restore_operator.crd > crds/databaserestores.dbrestore.io.yaml
 
 lock: setup      ## requirements.txt anew from pyproject.toml
 	scripts/lock $(BIN)/python

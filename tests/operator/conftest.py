@@ -1,0 +1,44 @@
+"""Fixtures of the operator's tests. The API server is real."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kube_binaries
+import pytest
+from kube_server import KubeServer
+
+ROOT = Path(__file__).resolve().parents[2]
+CRD = ROOT / "crds" / "databaserestores.dbrestore.io.yaml"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeServer]:
+    """A real API server with our CRD."""
+    try:
+        binaries = kube_binaries.folder()
+    except kube_binaries.Missing as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    with KubeServer(binaries, tmp_path_factory.mktemp("kube")) as server:
+        server.install(CRD)
+        yield server
+
+
+@pytest.fixture
+def namespace(kube: KubeServer, request: pytest.FixtureRequest) -> str:
+    """A fresh namespace, named after the test."""
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower()).strip("-")[:50].strip("-")
+    name = f"{words}-{next(_numbers)}"
+    kube.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    return name
+
+
+Make = Callable[..., dict[str, Any]]
