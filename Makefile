@@ -49,6 +49,7 @@ imports: setup   ## who may import whom
 
 crds: setup      ## the CustomResourceDefinition anew from the models
 	$(BIN)/python -m restore_operator.crd > crds/databaserestores.dbrestore.io.yaml
+	cp crds/*.yaml charts/database-restore-operator/files/crds/
 
 lock: setup      ## requirements.txt anew from pyproject.toml
 	scripts/lock $(BIN)/python
