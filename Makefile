@@ -5,11 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := restorer operator tests benchmarks
+IMAGE := database-restore-operator:dev
+DOCKER := docker
+KIND := kind
 
-.PHONY: help setup demo test pytest slow bench lint format types imports crds lock clean
+.PHONY: help setup demo test pytest slow e2e image kind-up kind-down bench lint format types imports crds lock clean
 
 help:            ## this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP)  ## .venv with everything that requirements.txt locks
 
@@ -29,6 +32,20 @@ pytest: setup    ## the tests that are not slow
 
 slow: setup      ## the slow tests, and what is skipped
 	$(BIN)/python -m pytest -m slow -rs --timeout=1200 $(ARGS) || test $$? -eq 5  # 5: there are none
+
+e2e: setup       ## everything on the cluster that KUBECONFIG names; $(IMAGE) must be on its node
+	E2E_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m e2e tests/e2e -rs --timeout=900 $(ARGS)
+
+image:           ## the image, with Docker
+	$(DOCKER) build --build-arg REVISION=`git rev-parse HEAD` --tag $(IMAGE) .
+
+kind-up: image   ## a cluster in Docker with the image on its node; then: make e2e
+	$(KIND) get clusters | grep -qx dbrestore || $(KIND) create cluster --config kind-config.yaml --wait 120s
+	$(KIND) load docker-image $(IMAGE) --name dbrestore
+	$(KIND) export kubeconfig --name dbrestore
+
+kind-down:       ## that cluster away
+	$(KIND) delete cluster --name dbrestore
 
 bench: setup     ## the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)

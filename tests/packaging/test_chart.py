@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from programs import CHART, ROOT, Manifest, Run
+from restore_operator.settings import PREFIX, Settings
 
 Render = Callable[..., list[Manifest]]
 
@@ -27,7 +29,7 @@ VARIANTS = {
         "priorityClassName=system-cluster-critical",
         "imagePullSecrets[0].name=pull",
         "extraEnv[0].name=RESTORE_OPERATOR_RESYNC_SECONDS",
-        "extraEnv[0].value=five",
+        "extraEnv[0].value=500",
         "tolerations[0].operator=Exists",
         "serviceAccount.annotations.a=b",
         "metrics.service.annotations.a=b",
@@ -167,8 +169,20 @@ def test_the_image_of_restores_is_the_operators_own_until_another_is_named(rende
 
     assert images("image.tag=dev") == ("database-restore-operator:dev", "database-restore-operator:dev")
     digest = f"sha256:{'a' * 64}"
-    assert images(f"image.digest={digest}", "image.tag=1") == (f"database-restore-operator@{digest}",) * 2
+    assert images(f"image.digest={digest}", "image.tag=v1") == (f"database-restore-operator@{digest}",) * 2
     assert images("restorer.image=other:1")[1] == "other:1"
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
+def test_the_operator_understands_every_setting_it_is_given(render: Render, settings: tuple[str, ...]) -> None:
+    container = operator(render(*settings, "logLevel=debug", "image.tag=v1"))
+    given = {e["name"]: e["value"] for e in container["env"]}
+    known = {PREFIX + field.name.upper() for field in dataclasses.fields(Settings)}
+    assert given.keys() <= known
+    made = Settings.of(given)
+    assert (made.restorer_image, made.log_level) == (container["image"], "DEBUG")
+    assert made.progress_from_logs is ("progress.fromLogs=true" in settings)
+    assert {p["name"]: p["containerPort"] for p in container["ports"]} == {"metrics": made.port}
 
 
 def test_the_charts_crds_are_the_projects_crds(render: Render) -> None:
