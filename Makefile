@@ -33,7 +33,7 @@ pytest: setup    ## the tests that are not slow
 slow: setup      ## the slow tests, and what is skipped
 	$(BIN)/python -m pytest -m slow -rs --timeout=1200 $(ARGS) || test $$? -eq 5  # 5: there are none
 
-e2e: setup       ## everything on the cluster that KUBECONFIG names; $(IMAGE) must be on its node
+e2e: setup       ## everything, on the cluster that KUBECONFIG names; the image must be on its node
 	E2E_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m e2e tests/e2e -rs --timeout=900 $(ARGS)
 
 image:           ## the image, with Docker
@@ -68,7 +68,7 @@ crds: setup      ## the CustomResourceDefinition anew from the models
 	$(BIN)/python -m restore_operator.crd > crds/databaserestores.dbrestore.io.yaml
 	cp crds/*.yaml charts/database-restore-operator/files/crds/
 
-lock: setup      ## requirements.txt anew from pyproject.toml
+lock: setup      ## the locks anew from pyproject.toml
 	scripts/lock $(BIN)/python
 
 clean:           ## everything that make made
