@@ -28,8 +28,8 @@ VARIANTS = {
         "nodeSelector.disk=ssd",
         "priorityClassName=system-cluster-critical",
         "imagePullSecrets[0].name=pull",
-        "extraEnv[0].name=RESTORE_OPERATOR_RESYNC_SECONDS",
-        "extraEnv[0].value=500",
+        "extraEnv[0].name=RESTORE_OPERATOR_MEMORY_LIMIT",
+        "extraEnv[0].value=2Gi",
         "tolerations[0].operator=Exists",
         "serviceAccount.annotations.a=b",
         "metrics.service.annotations.a=b",
@@ -76,6 +76,7 @@ def test_the_api_server_takes_every_manifest(render: Render, kubectl: Run, setti
         ("logLevel=loud", "logLevel"),
         ("metrics.service.port=9", "port"),
         ("replicas=2", "replicas"),
+        ("extraEnv[0].value=5", "extraEnv"),
     ],
 )
 def test_a_value_that_means_nothing_is_refused_by_name(helm: Run, setting: str, word: str) -> None:
