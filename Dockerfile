@@ -33,7 +33,8 @@ LABEL org.opencontainers.image.title="database-restore-operator" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/restore /opt/restore
 # The root file system is mounted read-only: what must be written goes to /tmp, which the pod mounts.
-ENV PATH=/opt/restore/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# The user has a name here alone: /etc/passwd does not know its number, nor that of any other user that a cluster may choose.
+ENV PATH=/opt/restore/bin:$PATH HOME=/tmp USER=restore PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 # A number, so that runAsNonRoot can be checked without reading /etc/passwd.
 USER 65532:65532
 WORKDIR /tmp

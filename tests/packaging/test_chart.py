@@ -90,7 +90,7 @@ RULES = {
     ("dbrestore.io", "databaserestores/status"): {"patch"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "patch", "delete"},
     ("", "pods"): {"get", "list", "watch"},
-    ("", "events"): {"create", "patch"},
+    ("", "events"): {"list", "create"},
 }
 
 
