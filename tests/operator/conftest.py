@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import kube_binaries
 import pytest
 from kube_server import KubeServer
+from operator_process import Operator, grant
+from world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 CRD = ROOT / "crds" / "databaserestores.dbrestore.io.yaml"
@@ -41,4 +42,22 @@ def namespace(kube: KubeServer, request: pytest.FixtureRequest) -> str:
     return name
 
 
-Make = Callable[..., dict[str, Any]]
+@pytest.fixture(scope="session")
+def granted(kube: KubeServer) -> KubeServer:
+    """The API server, with the operator's rights in it."""
+    grant(kube)
+    return kube
+
+
+@pytest.fixture(scope="session")
+def operator(granted: KubeServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """One operator for all namespaces, for the tests that do not kill it."""
+    with Operator(granted, tmp_path_factory.mktemp("operator"), "--all-namespaces") as process:
+        yield process
+        assert "Traceback" not in process.log.read_text(errors="replace")
+
+
+@pytest.fixture
+def world(operator: Operator, granted: KubeServer, namespace: str) -> World:
+    """A namespace that the operator watches."""
+    return World(granted, namespace)

@@ -104,7 +104,7 @@ def test_an_invalid_manifest_is_refused_by_name(kube: KubeServer, place: str, ch
 
 
 def test_a_name_that_is_no_label_is_refused(kube: KubeServer, place: str) -> None:
-    with pytest.raises(ApiError, match="metadata.name: must have at most 63 characters"):
+    with pytest.raises(ApiError, match=r"metadata\.name: must have at most 63 characters"):
         kube.create(place, restore("x" * 64, "crd"))
 
 
@@ -159,7 +159,7 @@ CHANGES: list[tuple[str, Json, Json]] = [
 def test_a_change_needs_a_new_run(kube: KubeServer, place: str, before: Json, after: Json) -> None:
     made = kube.create(place, changed(restore(next(_names), "crd"), before))
     path = f"{place}/{made['metadata']['name']}"
-    with pytest.raises(ApiError, match="give spec.runID a new value in the same change") as refused:
+    with pytest.raises(ApiError, match=r"give spec\.runID a new value in the same change") as refused:
         kube.request("PUT", path, changed(made, after))
     assert refused.value.status == 422
     kube.request("PUT", path, changed(made, after | {"runID": "2"}))

@@ -123,6 +123,16 @@ def test_every_wrong_field_of_a_manifest_is_named(cli: Cli, tmp_path: Path, back
     check_refused(cli("run", "-f", tmp_path / "gone.yaml", "--backup", backup), 2, ("gone.yaml", "No such file"))
 
 
+def test_a_manifest_may_come_out_of_a_variable(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, backup: Path, dsn: str
+) -> None:
+    """So the operator hands it to its pods."""
+    refused = cli("run", "-f", "env:RESTORE_SPEC", "--backup", backup)
+    assert refused.code == 2 and "RESTORE_SPEC is not set" in refused.err
+    monkeypatch.setenv("RESTORE_SPEC", MANIFEST)
+    assert cli("run", "-f", "env:RESTORE_SPEC", "--backup", backup, "--dsn", dsn, "--dry-run", "--json").code == 0
+
+
 def test_flags_win_over_the_manifest_and_the_shell_over_its_target(
     cli: Cli, people: Db, dsn: str, tmp_path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip

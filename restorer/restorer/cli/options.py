@@ -24,7 +24,11 @@ from restorer.spec import Manifest, RestoreSpec, Target
 BACKUP = typer.Option(None, "--backup", "-b", metavar="DIR", help="The backup volume's root, or one snapshot's folder.")
 DSN = typer.Option(None, "--dsn", metavar="DSN", help="postgresql://… or key=value; else the PG* variables.")
 MANIFEST = typer.Option(
-    None, "--file", "-f", metavar="FILE", help="A DatabaseRestore manifest (YAML), as kubectl applies it."
+    None,
+    "--file",
+    "-f",
+    metavar="FILE",
+    help="A DatabaseRestore manifest (YAML), as kubectl applies it; or env:VARIABLE.",
 )
 NAME = typer.Option(
     None, "--name", metavar="RUN", help="Name of the run; made from backup, target and spec when not given."
@@ -51,11 +55,12 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def load_manifest(path: Path | None) -> Manifest | None:
-    """Raises Refused for a file that is not there, not YAML, or not a valid DatabaseRestore, naming every field."""
+    """The manifest in a file, or in the environment variable that `env:VARIABLE` names (so the operator hands it to a pod).
+    Raises Refused for one that is not there, not YAML, or not a valid DatabaseRestore, naming every field."""
     if path is None:
         return None
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.safe_load(_manifest_text(path))
         return Manifest.model_validate(data)
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}", "check the path of the manifest") from None
@@ -63,6 +68,15 @@ def load_manifest(path: Path | None) -> Manifest | None:
         raise Refused(f"{path} is not YAML", "check its indentation and quotes") from None
     except pydantic.ValidationError as error:
         raise refuse(error, str(path)) from None
+
+
+def _manifest_text(path: Path) -> str:
+    variable = str(path).removeprefix("env:")
+    if variable == str(path):
+        return path.read_text(encoding="utf-8")
+    if (text := os.environ.get(variable)) is None:
+        raise Refused(f"the variable {variable} is not set", "put the manifest into it, or name a file")
+    return text
 
 
 def refuse(error: pydantic.ValidationError, where: str) -> Refused:
