@@ -58,6 +58,7 @@ class Column(msgspec.Struct, frozen=True):
     generated: bool = False  # GENERATED ALWAYS AS (…) STORED/VIRTUAL: never written
     identity: Literal["", "a", "d"] = ""  # pg_attribute.attidentity
     sequence: str = ""  # the sequence owned by the column, schema-qualified and quoted, or ""
+    sequence_locked: bool = False  # this role may not read and move it
 
 
 class Unique(msgspec.Struct, frozen=True):

@@ -119,12 +119,16 @@ def _rights(spec: RestoreSpec, made: Plan) -> list[str]:
         if spec.mode != "Apply"
         else ["SELECT", "INSERT"] + (["UPDATE"] if spec.on_conflict == "Update" else [])
     )
-    return [
+    problems = [
         f"no {right} privilege on table {p.name}: grant it to this role"
         for p in made.tables
         for right in need
         if right not in p.table.privileges
     ]
+    if spec.mode == "Apply":
+        locked = [c.sequence for p in made.tables for c in p.table.columns if c.sequence_locked]
+        problems += [f"no SELECT and UPDATE privilege on sequence {name}: grant them to this role" for name in locked]
+    return problems
 
 
 def sample(file: TableFile) -> Sample:

@@ -28,7 +28,7 @@ from restorer.load import compare
 from restorer.load.dryrun import stand_ins
 from restorer.load.heartbeat import Heartbeat
 from restorer.load.leader import Leader, worth_cutting
-from restorer.load.pool import Pool
+from restorer.load.pool import Pool, Process, dismiss, spawn
 from restorer.load.task_loader import check_limit
 from restorer.load.worker import IDLE_SECONDS, Workbench
 from restorer.model import TablePlan
@@ -93,11 +93,16 @@ class _Execution:
         self.report: Report | None = None
         self.started = self.known = False
         self.began = time.time()
+        self.spares: list[Process] = []
 
     # -- the order of things -------------------------------------------------------------------------------------------
 
     def run(self) -> RestoreError | None:
         self.emit(PhaseChanged("Validating"))
+        if self.spec.load.workers > 1 and not self.scratch:
+            self.spares += [
+                spawn() for _ in range(self.spec.load.workers)
+            ]  # their start takes as long as the preflight
         conn = first_connection(
             self.request.conninfo, lambda state, wait, n: self.emit(Retried(state, wait, n, "connecting"))
         )
@@ -149,7 +154,7 @@ class _Execution:
         self.emit(PhaseChanged("Loading"))
         bench = self._bench(prepared)
         try:
-            Leader(bench, plans, self._still_ours).load()
+            Leader(bench, plans, self._still_ours, self.spares).load()
         except LoadFailed as error:
             return error  # what is committed stays and is reported
         read, rejected = self.session.retrying(bench.tasks.read_and_rejected, what="reject limit")
@@ -249,7 +254,7 @@ class _Execution:
                 if found is not None and found.finished:
                     return
                 if found is not None and self.spec.load.workers > 1:
-                    pool = pool or Leader(bench, prepared.plan.tables, self._still_ours).pool()
+                    pool = pool or Leader(bench, prepared.plan.tables, self._still_ours, self.spares).pool()
                     pool.check()
                 elif found is not None and bench.load_one():
                     continue
@@ -370,6 +375,7 @@ class _Execution:
 
     def close(self, failure: RestoreError | None) -> Report:
         """The report; a run that is over is closed in the ledger, one that can be resumed lets go of what it holds."""
+        dismiss(self.spares)
         if self.heartbeat is not None:
             self.heartbeat.stop()
         if isinstance(failure, Interrupted) and not self.scratch:

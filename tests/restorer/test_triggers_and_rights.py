@@ -211,3 +211,36 @@ def test_names_of_any_kind(at: Restore, policy: str):
     assert at.value(f'SELECT "%s %(x)s" FROM "Sche ma".{table} WHERE "iD %" = 2') == 23
     dry = at.ok(target={"schema": "Sche ma"}, on_conflict=policy, mode="DryRun")
     assert dry.counts('Ta"ble %s {x}')["rejected"] == 1
+
+
+def test_a_sequence_that_the_role_may_not_move_is_told_before_the_load(at: Restore):
+    at.schema("CREATE TABLE t (id serial PRIMARY KEY)")
+    dsn = at.role("GRANT SELECT, INSERT ON t TO {}")
+    refused = at.file("t", [{"id": 1}]).run(dsn=dsn)
+    assert refused.error is not None and refused.error.exit_code == 2
+    assert "no SELECT and UPDATE privilege on sequence public.t_id_seq" in refused.error.line()
+    assert at.rows() == []
+    at.schema(f"GRANT SELECT, UPDATE ON SEQUENCE t_id_seq TO role_{at.db.info.dbname}")
+    at.ok(dsn=dsn)
+    assert at.value("SELECT nextval('t_id_seq')") == 2
+
+
+@pytest.mark.parametrize("batch", [2, 5000])
+def test_nulls_that_became_json_null_are_told(at: Restore, batch: int):
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, j jsonb NOT NULL)")
+    records = [{"id": i, "j": None if i % 2 else {}} for i in range(10)]
+    report = at.file("t", records).ok(batch=batch).report
+    assert [w for w in report.warnings if "JSON null" in w] == [
+        "t: 5 nulls stored as JSON null, as their columns are NOT NULL"
+    ]
+
+
+def test_without_temp_privilege_a_probe_leaves_nothing_behind_either(at: Restore):
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, v text, body text)")
+    dsn = at.role("GRANT SELECT, INSERT ON t TO {}")
+    at.schema(f"REVOKE TEMP ON DATABASE {at.db.info.dbname} FROM PUBLIC")
+    records = [{"id": i if i % 10 else 1, "v": "x", "body": "y"} for i in range(1, 101)]
+    result = at.file("t", records).ok(dsn=dsn, batch=20)
+    assert result.counts() == {"inserted": 90, "duplicate": 10}
+    assert {f.level: f.records for f in result.report.fallback}["Exact"] > 80
+    assert at.value("SELECT count(*) FROM pg_class WHERE relname LIKE 'dbrestore_stage%'") == 0

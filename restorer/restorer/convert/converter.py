@@ -36,16 +36,17 @@ Record = Sequence[msgspec.Raw]  # the values per column in COPY order, ignored k
 @dataclass
 class Rows:
     """What a piece became. `lines`: one CSV line per record without its newline, b"" where it cannot be converted.
-    `problems`: index in the piece -> why not. `defaults`: index -> positions (in Converter.columns) of the columns
-    whose key is missing although they have a default; the line holds null there, and the row is to be sent without
-    those columns. `exact`: how many records held a value that did not go as it stood. `json_nulls`: nulls stored as
-    JSON null because their column is NOT NULL."""
+    `probes`: where asked for, the same with the probe's columns alone. `problems`: index in the piece -> why not.
+    `defaults`: index -> positions (in Converter.columns) of the columns whose key is missing although they have a default;
+    the line holds null there, and the row is to be sent without those columns. `exact`: how many records held a value that
+    did not go as it stood. `json_nulls`: nulls stored as JSON null because their column is NOT NULL."""
 
     lines: list[bytes]
     problems: dict[int, Problem] = field(default_factory=dict)
     defaults: dict[int, tuple[int, ...]] = field(default_factory=dict)
     exact: int = 0
     json_nulls: int = 0
+    probes: list[bytes] = field(default_factory=list)
 
 
 class Converter:
@@ -53,12 +54,13 @@ class Converter:
     not quite the plan's order). `decoder` decodes an array of records, `line_decoder` one record: what the reader is
     to put into Piece.records."""
 
-    def __init__(self, plan: TablePlan) -> None:
+    def __init__(self, plan: TablePlan, probe: Sequence[str] = ()) -> None:
         # A BEFORE trigger may fill in what is null here; then only the server can tell.
         writers = [ColumnWriter(column, enforce_not_null=not plan.table.triggers) for column in plan.columns]
         order = ("verbatim", "checked", "never", "json")
         self._writers = sorted(writers, key=lambda writer: order.index(writer.rule.way))
         self.columns: tuple[str, ...] = tuple(writer.column.name for writer in self._writers)
+        self._probe = [self.columns.index(name) for name in probe]
         self._plain = sum(writer.rule.way == "verbatim" for writer in writers)
         self._required = [i for i, writer in enumerate(self._writers[: self._plain]) if writer.not_null]
         self._table = plan.table.name
@@ -77,6 +79,10 @@ class Converter:
         """The sure way: every value is known to be one of its column's type, is converted, or is a problem."""
         return self._rows(piece, exact=True)
 
+    def sifted(self, piece: Piece) -> Rows:
+        """The sure way, and the lines of a probe beside the whole ones."""
+        return self._rows(piece, exact=True, probe=True)
+
     def _struct(self) -> type[msgspec.Struct]:
         fields = [
             (f"f{i}", msgspec.Raw, msgspec.field(name=key, default=blank))
@@ -84,7 +90,7 @@ class Converter:
         ]
         return msgspec.defstruct("Record", fields, gc=False, forbid_unknown_fields=True)
 
-    def _rows(self, piece: Piece, exact: bool) -> Rows:
+    def _rows(self, piece: Piece, exact: bool, probe: bool = False) -> Rows:
         rows = Rows([])
         if piece.oversized is not None:
             big = piece.oversized
@@ -106,6 +112,9 @@ class Converter:
                 for position in range(end, len(self._writers))
             ]
             lines = list(map(b",".join, zip(lines, *rest, strict=True) if end else zip(*rest, strict=True)))
+        if probe and self._probe:
+            parts = [converted.get(p) or map(itemgetter(p), records) for p in self._probe]
+            rows.probes = list(map(b",".join, zip(*parts, strict=True)))
         for position, fields in converted.items():
             if self._writers[position].json_null:
                 lost = sum(fields[index] == JSON_NULL for index in rows.problems)

@@ -35,8 +35,10 @@ SELECT a.attrelid::bigint AS oid, a.attname AS name, a.atttypid::bigint AS type,
        a.attnotnull AS not_null, a.attgenerated <> '' AS generated, a.attidentity::text AS identity,
        (a.atthasdef AND a.attgenerated = '') OR a.attidentity <> '' AS has_default,
        format_type(a.atttypid, a.atttypmod) AS sql,
-       COALESCE(pg_get_serial_sequence(format('%%I.%%I', n.nspname, c.relname), a.attname), '') AS sequence
+       COALESCE(s.name, '') AS sequence,
+       NOT COALESCE(has_sequence_privilege(s.name, 'SELECT') AND has_sequence_privilege(s.name, 'UPDATE'), true) AS sequence_locked
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(format('%%I.%%I', n.nspname, c.relname), a.attname) AS name) s
 WHERE a.attrelid = ANY (%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum"""
 
 _TYPES = """
@@ -131,6 +133,7 @@ def read_tables(conn: psycopg.Connection[Any], schema: str) -> list[Table]:
                 generated=c.generated,
                 identity=c.identity,
                 sequence=c.sequence,
+                sequence_locked=c.sequence_locked,
             )
         )
     return [

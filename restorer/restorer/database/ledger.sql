@@ -112,3 +112,11 @@ CREATE TABLE IF NOT EXISTS {schema}.deferred (
     record      bytea NOT NULL
 );
 CREATE INDEX IF NOT EXISTS deferred_run ON {schema}.deferred (run, table_name);
+
+-- Hashes of the keys that waiting rows have: a later row with one of them waits behind them.
+CREATE TABLE IF NOT EXISTS {schema}.waiting_keys (
+    run         text NOT NULL REFERENCES {schema}.runs ON DELETE CASCADE,
+    table_name  text NOT NULL,
+    key         bigint NOT NULL
+);
+CREATE INDEX IF NOT EXISTS waiting_keys_key ON {schema}.waiting_keys (run, table_name, key);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from restorer.database.connection import Connection
 from restorer.database.ledger import Ledger
+from restorer.database.waiting import Record, Waiting
 from restorer.errors import Unavailable
 from restorer.model import Problem
 from restorer.report import Counters
@@ -36,14 +37,6 @@ class Task(msgspec.Struct):
     seconds: float = 0.0
 
 
-class Record(msgspec.Struct, frozen=True):
-    """A record set aside: its place in the file and its bytes as they were."""
-
-    ordinal: int
-    offset: int
-    raw: bytes
-
-
 _TASK = (
     "id, table_name, stop_offset, next_offset, next_ordinal, "
     "read, inserted, updated, duplicate, conflict, rejected, deferred, batches, records, seconds"
@@ -61,6 +54,7 @@ class Tasks:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._q = ledger.q
+        self.waiting = Waiting(ledger)
 
     def claim(self, conn: Connection) -> Task | None:
         """The first task (in the order of the plan) that nobody alive works on and whose parents are settled; None when
@@ -116,6 +110,10 @@ class Tasks:
         ).fetchone()
         return _task(row) if row else None
 
+    def warn(self, conn: Connection, words: str) -> None:
+        """For the report of the run."""
+        self._ledger.add_warning(conn, words)
+
     def is_done(self, conn: Connection, task: Task) -> bool:
         row = conn.execute(
             self._q("SELECT state = 'Done' FROM {tasks} WHERE id = %s AND owner = %s"), (task.id, self._ledger.owner)
@@ -155,48 +153,11 @@ class Tasks:
                         )
                     )
 
-    def defer(self, conn: Connection, task: Task, records: Iterable[Record]) -> None:
-        with conn.cursor() as cur:
-            with cur.copy(
-                self._q("COPY {deferred} (run, task, table_name, ordinal, byte_offset, record) FROM STDIN")
-            ) as out:
-                for r in records:
-                    out.write_row((self._ledger.run, task.id, task.table, r.ordinal, r.offset, r.raw))
-
-    # -- rows that wait for parents (settle.py) ------------------------------------------------------------------------
-
-    def count_deferred(self, conn: Connection, table: str) -> int:
-        row = conn.execute(
-            self._q("SELECT count(*) FROM {deferred} WHERE run = %s AND table_name = %s"), (self._ledger.run, table)
-        ).fetchone()
-        return int(row[0]) if row else 0
-
-    def deferred(self, conn: Connection, table: str, chunk: int) -> Iterator[list[tuple[int, Record]]]:
-        """(id, record) of the rows that wait, `chunk` at a time, in the order they were set aside. Inside a transaction."""
-        last = 0
-        while True:
-            rows = conn.execute(
-                self._q(
-                    "SELECT id, ordinal, byte_offset, record FROM {deferred} WHERE run = %s AND table_name = %s AND id > %s ORDER BY id LIMIT %s"
-                ),
-                (self._ledger.run, table, last, chunk),
-            ).fetchall()
-            if not rows:
-                return
-            last = rows[-1][0]
-            yield [(row[0], Record(*row[1:])) for row in rows]
-
-    def deferred_records(self, conn: Connection, ids: list[int]) -> dict[int, Record]:
-        rows = conn.execute(
-            self._q("SELECT id, ordinal, byte_offset, record FROM {deferred} WHERE id = ANY (%s)"), (ids,)
-        )
-        return {row[0]: Record(*row[1:]) for row in rows}
-
     def settle_counts(self, conn: Connection, table: str, outcome: Outcome, seconds: float) -> None:
         """Books what became of the table's waiting rows. They may come from several segments; the first one's task takes
         them all, so that each task still adds up."""
         c, key = outcome.counters, (self._ledger.run, table)
-        conn.execute(self._q("DELETE FROM {deferred} WHERE run = %s AND table_name = %s"), key)
+        self.waiting.clear(conn, table)
         conn.execute(
             self._q("UPDATE {tasks} SET read = read - deferred, deferred = 0 WHERE run = %s AND table_name = %s"), key
         )

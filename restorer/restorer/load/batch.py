@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import threading
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from restorer.database.tasks import LEVELS, Record
+from restorer.convert.converter import Rows
+from restorer.database.tasks import LEVELS
+from restorer.database.waiting import Record
 from restorer.errors import LoadFailed
 from restorer.model import Problem
 from restorer.report import Counters
 from restorer.source.piece import Piece
+
+Convert = Callable[[Piece], Rows]
+# An answer of the server must not wait for long (5 ms, as Python has it) until a thread that converts lets it in.
+SWITCH_SECONDS = 0.0005
 
 
 class Batch:
@@ -29,6 +38,8 @@ class Batch:
         self.bytes = len(first.data)
         self._source: PieceSource | None = source
         self._rows, self._size = rows, size
+        self._ready: list[Rows] = []
+        self._ready_by: Convert | None = None
 
     def __iter__(self) -> Iterator[tuple[int, Piece]]:
         """(index of its first record, piece) for each piece. Its decoded records live until the next one is asked for."""
@@ -50,6 +61,18 @@ class Batch:
         self.records += len(piece)
         self.bytes += len(piece.data)
         return True
+
+    def prepare(self, convert: Convert) -> None:
+        """Reads all of it and converts it, ahead of the first pass."""
+        if self._ready_by != convert:
+            self._ready, self._ready_by = [convert(piece) for _, piece in self], convert
+
+    def converted(self, convert: Convert) -> Iterator[tuple[int, Piece, Rows]]:
+        """(index of its first record, piece, what it becomes) for each piece. What was made ahead serves one pass."""
+        ready = self._ready[::-1] if self._ready_by == convert else []
+        self._ready, self._ready_by = [], None
+        for start, piece in self:
+            yield start, piece, ready.pop() if ready else convert(piece)
 
     def fill(self) -> None:
         """Reads what belongs to the batch and was not read yet."""
@@ -113,13 +136,50 @@ class PieceSource:
         return piece
 
 
-def batches(source: PieceSource, rows: Callable[[], int], size: int) -> Iterator[Batch]:
-    """Cuts the stream of pieces into batches of `rows()` records or `size` bytes, whichever comes first. Each batch must
-    be filled before the next one is asked for."""
-    while (first := source.take(limit := rows())) is not None:
-        batch = Batch(first, source, limit, size)
-        yield batch
-        batch.fill()
+class Batches:
+    """Cuts the stream of pieces into batches of `rows()` records or `size` bytes, whichever comes first. A batch is read to
+    its end before the next one is begun."""
+
+    def __init__(self, source: PieceSource, rows: Callable[[], int], size: int) -> None:
+        self._source, self._limit, self._size = source, rows, size
+        self._now: Batch | None = None
+        self._next: Batch | None = None
+        self._error: Exception | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            if self._now is not None:
+                self._now.fill()
+            if self._error is not None:
+                raise self._error
+            self._now = self._next or self._begin()
+            self._next = None
+            if self._now is None:
+                return
+            yield self._now
+
+    @contextlib.contextmanager
+    def ahead(self, convert: Convert) -> Iterator[None]:
+        """Meanwhile a thread reads and converts the next batch. This one must be read whole: the thread has the source."""
+        thread = threading.Thread(target=self._prepare, args=(convert,), name="ahead")
+        sys.setswitchinterval(SWITCH_SECONDS)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+
+    def _prepare(self, convert: Convert) -> None:
+        try:
+            self._next = self._next or self._begin()
+            if self._next is not None:
+                self._next.prepare(convert)
+        except Exception as error:  # told when the next batch is asked for
+            self._error = error
+
+    def _begin(self) -> Batch | None:
+        first = self._source.take(limit := self._limit())
+        return None if first is None else Batch(first, self._source, limit, self._size)
 
 
 def _of(pieces: list[Piece]) -> Batch:
@@ -129,13 +189,17 @@ def _of(pieces: list[Piece]) -> Batch:
 
 
 class Outcome(msgspec.Struct):
-    """What one batch came to. `level`: the deepest rung it needed; `levels`: records by the rung that settled them."""
+    """What one batch came to. `level`: the deepest rung it needed; `levels`: records by the rung that settled them;
+    `held`: hashes of the keys that the deferred records have; `json_nulls`: nulls stored as JSON null, as their columns are
+    NOT NULL."""
 
     counters: Counters = msgspec.field(default_factory=Counters)
     level: str = "Copy"
     levels: Counter[str] = msgspec.field(default_factory=Counter)
     rejects: dict[int, Problem] = {}
     deferred: list[int] = []
+    held: set[int] = set()
+    json_nulls: int = 0
     converted_badly: bool = False
 
     def needed(self, level: str) -> None:
@@ -161,6 +225,8 @@ class Outcome(msgspec.Struct):
         self.levels.update(part.levels)
         self.rejects |= {at + i: p for i, p in part.rejects.items()}
         self.deferred += [at + i for i in part.deferred]
+        self.held |= part.held
+        self.json_nulls += part.json_nulls
         self.converted_badly = self.converted_badly or part.converted_badly
 
     @property

@@ -14,8 +14,9 @@ from restorer.database.connection import Connection
 from restorer.database.tasks import Task
 from restorer.database.verify import count
 from restorer.events import BatchLoaded, TableChanged
-from restorer.load.batch import Batch, Outcome, PieceSource, batches
-from restorer.load.ladder import Ladder, Shape
+from restorer.load.batch import Batch, Batches, Outcome, PieceSource
+from restorer.load.ladder import Ladder
+from restorer.load.shaping import Shape
 from restorer.load.staged import Line
 from restorer.load.task_loader import advanced
 from restorer.load.worker import Workbench
@@ -39,9 +40,9 @@ class CompareBench(Workbench):
             return False
         plan, ladder = self._plans[task.table], self._comparing(task.table)
         self.emit(TableChanged(task.table, "Loading"))
-        converter = ladder.converter
+        converter = ladder.shaper.converter
         source = PieceSource(reader.pieces(plan.file, decoder=converter.decoder, line_decoder=converter.line_decoder))
-        for batch in batches(source, lambda: self.spec.load.batch_rows, self.spec.load.batch_bytes):
+        for batch in Batches(source, lambda: self.spec.load.batch_rows, self.spec.load.batch_bytes):
             task = self._compare(task, batch)
         if source.error is not None:
             self.tasks.fail(self.session.conn, task, source.error.line())
@@ -58,9 +59,9 @@ class CompareBench(Workbench):
         started, conn, ladder = time.monotonic(), self.session.conn, self._comparing(task.table)
         outcome = Outcome(level="Merge", rejects={}, deferred=[])
         others: dict[tuple[Shape, Shape], list[Line]] = {}
-        names = ladder.converter.columns
+        names = ladder.shaper.columns
         with self.session.transaction(staged=True):
-            self._against(ladder, 0, names, names, ladder.convert(batch, outcome, True, others), outcome)
+            self._against(ladder, 0, names, names, ladder.shaper.lines(batch, outcome, True, others), outcome)
             for number, ((brings, has), lines) in enumerate(others.items(), 1):
                 self._against(ladder, number, brings, has, [lines], outcome)
             outcome.close(batch.records)
@@ -76,7 +77,7 @@ class CompareBench(Workbench):
     def _against(
         self, ladder: Ladder, number: int, given: Shape, names: Shape, chunks: Iterable[list[Line]], outcome: Outcome
     ) -> None:
-        stage = ladder.stage(self.session.conn, given, number)
+        stage = ladder.merger.stage(self.session.conn, given, number)
         outcome.rejects |= stage.copy(names, chunks, isolate=True)
         same, different, missing = stage.compare()
         outcome.counters.duplicate += same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
@@ -10,7 +11,7 @@ from psycopg import sql
 from restorer.database.problems import named
 from restorer.database.relation import columns, equal
 from restorer.load.screening import Screened
-from restorer.model import ColumnType, Problem, Unique
+from restorer.model import Column, ColumnType, Problem, Unique
 
 # Types whose = means the same content; anything else is compared as text, byte by byte.
 _COMPARABLE = frozenset(
@@ -68,6 +69,18 @@ class Keyed(Screened):
                 self._other_existing(unique, keys, only)
         return keys
 
+    def colliding(self) -> set[int]:
+        """Ordinals of the rows that share a key with another one, in the table or here. Takes nothing out."""
+        found = set[int]()
+        for unique in self._uniques():
+            rows = self._run(
+                "SELECT s.{ord} FROM {s} AS s WHERE EXISTS (SELECT FROM {t} AS t WHERE {join} AND {current}) "
+                "UNION ALL SELECT unnest(array_agg({ord})) FROM {s} WHERE {whole} GROUP BY {key} HAVING count(*) > 1",
+                join=self._joined(unique), current=self._target.current("t"), whole=_whole(unique), key=columns(unique.columns),
+            )  # fmt: skip
+            found.update(row[0] for row in rows)
+        return found
+
     def inside(self, on_conflict: str) -> Keys:
         """Takes out rows whose key another row of the stage has, as if they came one after the other: the first counts,
         the others are held against it. Under Update the last one does."""
@@ -103,10 +116,35 @@ class Keyed(Screened):
             "SELECT o, f FROM (SELECT {ord} AS o, first_value({ord}) OVER w AS f, count(*) OVER (PARTITION BY {key}) AS n "
             "FROM {s} WHERE {whole} WINDOW w AS (PARTITION BY {key} ORDER BY {ord})) x WHERE n > 1 ORDER BY o",
             key=columns(unique.columns),
-            whole=sql.SQL("true") if unique.nulls_not_distinct
-            else sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(c)) for c in unique.columns),
+            whole=_whole(unique),
         )  # fmt: skip
         return [(o, f) for o, f in found]
+
+    def hashes(self) -> dict[int, list[int]]:
+        """ordinal -> a hash of each of its keys, by PostgreSQL's own hash functions: equal keys have equal hashes. Keys of
+        types without one are taken to be all alike. Partial keys and those on expressions are not among them."""
+        uniques = self._uniques()
+        if not uniques:
+            return {ordinal: [] for ordinal in self.ordinals()}
+        found = self._run(
+            "SELECT {ord}, array_remove(ARRAY[{hashes}]::bigint[], NULL) FROM {s}",
+            hashes=sql.SQL(", ").join(self._hash(u) for u in uniques),
+        )  # fmt: skip
+        return dict(found.fetchall())
+
+    def _hash(self, unique: Unique) -> sql.Composed:
+        seed = sql.Literal(zlib.crc32(unique.name.encode()))
+        parts = [self._hash_of(self.table.column(name)) for name in unique.columns]
+        hashed = sql.SQL("hash_array_extended(ARRAY[{}]::bigint[], {})").format(sql.SQL(", ").join(parts), seed)
+        return sql.SQL("CASE WHEN {} THEN {} END").format(_whole(unique), hashed)
+
+    def _hash_of(self, column: Column) -> sql.Composable:
+        name, kind = sql.Identifier(column.name), column.type
+        if kind.name == "citext":
+            return sql.SQL("hash_array_extended(ARRAY[lower({}::text)], 0)").format(name)
+        if kind.kind == "e" or (kind.kind == "b" and kind.name in _COMPARABLE | _TEXT):
+            return sql.SQL("hash_array_extended(ARRAY[{}], 0)").format(name)
+        return sql.SQL("0")
 
     def shares_key_with(self, others: Sequence[Keyed]) -> bool:
         """Whether a row here and one in `others` (rows of the same batch that bring other columns) have one key."""
@@ -149,16 +187,23 @@ class Keyed(Screened):
         same = self._same("s", "t")
         if on_conflict == "Update":
             only = sql.SQL("{} AND {}").format(only, same)
-        # Summed up by the server: all the rows may be there, and each would cost more here than there.
+        # Summed up by the server: all the rows may be there, and each would cost more here than there. Then they need not be
+        # taken out one by one either.
+        join, current = equal("t", unique.columns, "s", unique.columns), self._target.current("t")
         found = self._run(
-            "WITH hit AS (DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} AND {current} "
-            "RETURNING s.{ord} AS o, {same} AS same) "
-            "SELECT count(*) FILTER (WHERE same), array_agg(o) FILTER (WHERE NOT same) FROM hit",
-            current=self._target.current("t"), join=equal("t", unique.columns, "s", unique.columns), only=only, same=same,
+            "SELECT count(*), count(*) FILTER (WHERE same), array_agg(o) FILTER (WHERE NOT same) FROM "
+            "(SELECT s.{ord} AS o, {same} AS same FROM {s} AS s, {t} AS t WHERE {join}{only} AND {current}) AS hit",
+            same=same, join=join, only=only, current=current,
         ).fetchone()  # fmt: skip
         assert found is not None
-        keys.duplicate += found[0]
-        keys.different |= dict.fromkeys(found[1] or (), named("23505", constraint=unique.name))
+        rows, duplicate, different = found
+        keys.duplicate += duplicate
+        keys.different |= dict.fromkeys(different or (), named("23505", constraint=unique.name))
+        if rows and rows == self.count():
+            self._run("TRUNCATE {s}")
+        elif rows:
+            query = "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} AND {current}"
+            self._run(query, join=join, only=only, current=current)
 
     def _other_existing(self, unique: Unique, keys: Keys, only: sql.Composable) -> None:
         """Another key than the identity. Under Update the row that is about to be updated may of course have it itself."""
@@ -186,6 +231,13 @@ class Keyed(Screened):
             for c in unique.columns
         ]
         return sql.SQL(" AND ").join(pairs)
+
+
+def _whole(unique: Unique) -> sql.Composable:
+    """The condition that a row's key can be like another one's: with a null in it, it is like none."""
+    if unique.nulls_not_distinct:
+        return sql.SQL("true")
+    return sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(c)) for c in unique.columns)
 
 
 def beaten(

@@ -12,7 +12,7 @@ from functools import partial
 from restorer.database import account
 from restorer.database.ledger import LEASE_SECONDS
 from restorer.errors import LoadFailed, Unavailable
-from restorer.load.pool import Pool
+from restorer.load.pool import Pool, Process
 from restorer.load.settle import Settler
 from restorer.load.worker import IDLE_SECONDS, Context, Workbench
 from restorer.model import TablePlan
@@ -33,9 +33,17 @@ def worth_cutting(spec: RestoreSpec, plans: tuple[TablePlan, ...]) -> frozenset[
 
 
 class Leader:
-    """Leads the load of `plans`. `still_ours` raises when another process has taken the target."""
+    """Leads the load of `plans`. `still_ours` raises when another process has taken the target. `spares`: worker processes
+    that were started ahead."""
 
-    def __init__(self, bench: Workbench, plans: tuple[TablePlan, ...], still_ours: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        bench: Workbench,
+        plans: tuple[TablePlan, ...],
+        still_ours: Callable[[], None],
+        spares: list[Process] | None = None,
+    ) -> None:
+        self._spares = spares
         self._bench, self._plans, self._still_ours = bench, plans, still_ours
         self._session, self._ledger, self._spec, self._emit = bench.session, bench.ledger, bench.spec, bench.emit
         self._retrying = bench.session.retrying
@@ -113,7 +121,7 @@ class Leader:
         context = Context(
             self._session.conninfo, self._ledger.run, self._spec.resolved(), self._plans, self._bench.stage_home
         )
-        return Pool(context, self._spec.load.workers, self._emit)
+        return Pool(context, self._spec.load.workers, self._emit, self._spares)
 
     def _segments(self) -> Iterator[str]:
         """Cuts the large files into tasks, a segment at each step, while the workers are at the first ones already."""

@@ -19,13 +19,38 @@ STOP_SECONDS = 2.5  # for all of them; then they are killed, and the server roll
 _BY_CODE: dict[int, type[RestoreError]] = {1: Unavailable, 2: LoadFailed}
 
 
-class Pool:
-    """`workers` processes of `python -m restorer.load.worker`. Their events are handed on from a thread each."""
+Process = subprocess.Popen[bytes]
 
-    def __init__(self, context: Context, workers: int, emit: Emit) -> None:
+
+def spawn() -> Process:
+    """A worker process that waits for its context on standard input."""
+    # A worker is born deaf to ctrl-C, which a terminal sends to all of them: the parent decides. -P: no module is
+    # taken from the folder that the command is started in.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "restorer.load.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def dismiss(spares: list[Process]) -> None:
+    """Ends processes that no pool took."""
+    while spares:
+        with spares.pop() as process:
+            process.kill()
+
+
+class Pool:
+    """`workers` processes of `python -m restorer.load.worker`. Their events are handed on from a thread each. `spares`:
+    processes that were started ahead, while the parent had other things to do; the pool takes them out."""
+
+    def __init__(self, context: Context, workers: int, emit: Emit, spares: list[Process] | None = None) -> None:
         self._context, self._emit = context, emit
+        self._spares = [] if spares is None else spares
         self._lock = threading.Lock()
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[Process] = []
         self._readers: list[threading.Thread] = []
         self._errors: dict[int, Failed] = {}
         self._restarts = 0
@@ -33,15 +58,7 @@ class Pool:
             self._start()
 
     def _start(self) -> None:
-        # A worker is born deaf to ctrl-C, which a terminal sends to all of them: the parent decides. -P: no module is
-        # taken from the folder that the command is started in.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "restorer.load.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        process = self._spares.pop() if self._spares else spawn()
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(self._context) + b"\n")  # not in argv: it holds the password
         process.stdin.flush()
@@ -50,7 +67,7 @@ class Pool:
         self._processes.append(process)
         self._readers.append(reader)
 
-    def _hear(self, process: subprocess.Popen[bytes]) -> None:
+    def _hear(self, process: Process) -> None:
         decoder = msgspec.json.Decoder(AnyEvent)
         assert process.stdout is not None
         for line in process.stdout:

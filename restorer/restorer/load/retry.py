@@ -17,10 +17,10 @@ from restorer.database.connection import Connection
 from restorer.database.ledger import Ledger
 from restorer.database.relation import Relations
 from restorer.database.session import Session, rollback
-from restorer.database.tasks import Record
+from restorer.database.waiting import Record
 from restorer.errors import Refused
 from restorer.events import Emit
-from restorer.load.batch import Batch, Outcome, PieceSource, batches
+from restorer.load.batch import Batch, Batches, Outcome, PieceSource
 from restorer.load.ladder import Ladder
 from restorer.model import Problem, TableFile, TablePlan
 from restorer.plan import Sample, make_plan
@@ -65,12 +65,17 @@ def retry(session: Session, ledger: Ledger, emit: Emit, repaired: dict[int, byte
             )
             ladder = Ladder(plan, Relations(), spec.on_conflict, inner=inner, staged=True, always_staged=True)
             for chunk in _rejects(conn, ledger, plan.name, repaired):
-                seen |= {r.id for r in chunk}
+                first = {r.id for r in chunk} - seen  # a later pass of the same retry is no other attempt
+                seen |= first
 
                 def step(
-                    _: Connection, plan: TablePlan = plan, ladder: Ladder = ladder, chunk: list[Repair] = chunk
+                    _: Connection,
+                    plan: TablePlan = plan,
+                    ladder: Ladder = ladder,
+                    chunk: list[Repair] = chunk,
+                    first: set[int] = first,
                 ) -> int:
-                    return _load(session, ledger, plan, ladder, chunk)
+                    return _load(session, ledger, plan, ladder, chunk, first)
 
                 settled = session.retrying(step, what=f"table {plan.name}")
                 done.settled += settled
@@ -126,18 +131,20 @@ def _rejects(conn: Connection, ledger: Ledger, table: str, repaired: dict[int, b
         ]
 
 
-def _load(session: Session, ledger: Ledger, plan: TablePlan, ladder: Ladder, chunk: list[Repair]) -> int:
-    """One batch of rejects down the ladder. -> how many are settled"""
+def _load(
+    session: Session, ledger: Ledger, plan: TablePlan, ladder: Ladder, chunk: list[Repair], first: set[int]
+) -> int:
+    """One batch of rejects down the ladder. `first`: ids that this retry tries for the first time. -> how many are settled"""
     conn = session.conn
     pieces = [
         Piece(r.record.offset, r.record.offset, r.record.ordinal, r.record.raw, spans=[(0, len(r.record.raw))])
         for r in chunk
     ]
-    batch = next(batches(PieceSource(pieces), lambda: len(pieces), 1 << 62))
+    batch = next(iter(Batches(PieceSource(pieces), lambda: len(pieces), 1 << 62)))
     outcome = ladder.load(conn, batch, session.begin, rollback)
     try:
         ledger.fence(conn)
-        settled = _book(conn, ledger, plan, chunk, batch, outcome)
+        settled = _book(conn, ledger, plan, chunk, batch, outcome, first)
         conn.execute("COMMIT")
     except BaseException:
         rollback(conn)
@@ -146,7 +153,13 @@ def _load(session: Session, ledger: Ledger, plan: TablePlan, ladder: Ladder, chu
 
 
 def _book(
-    conn: Connection, ledger: Ledger, plan: TablePlan, chunk: list[Repair], batch: Batch, outcome: Outcome
+    conn: Connection,
+    ledger: Ledger,
+    plan: TablePlan,
+    chunk: list[Repair],
+    batch: Batch,
+    outcome: Outcome,
+    first: set[int],
 ) -> int:
     waiting = Problem("MissingParent", "23503", message="the row it refers to is not there")
     refused = outcome.rejects | dict.fromkeys(outcome.deferred, waiting)
@@ -154,7 +167,7 @@ def _book(
         conn.execute(
             ledger.q(
                 "UPDATE {rejects} SET record = %s, reason = %s, sqlstate = %s, constraint_name = %s, column_name = %s, message = %s, "
-                "attempts = attempts + 1 WHERE id = %s"
+                "attempts = attempts + %s WHERE id = %s"
             ),
             (
                 chunk[index].record.raw,
@@ -163,6 +176,7 @@ def _book(
                 problem.constraint,
                 problem.column,
                 problem.message,
+                int(chunk[index].id in first),
                 chunk[index].id,
             ),
         )

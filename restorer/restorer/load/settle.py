@@ -72,7 +72,7 @@ class Settler:
         outcomes: dict[str, Outcome] = {}
         stages: list[tuple[TablePlan, Stage]] = []
         for plan in plans:
-            waiting = self._tasks.count_deferred(conn, plan.name)
+            waiting = self._tasks.waiting.count(conn, plan.name)
             if waiting:
                 outcomes[plan.name] = Outcome(level="Merge", rejects={}, deferred=[])
                 outcomes[plan.name].counters.read = waiting
@@ -83,13 +83,13 @@ class Settler:
         self._prune(stages, outcomes)
         for plan, stage in stages:
             ladder = self._ladder(plan.name)
-            ladder.settle_keys(stage.existing(ladder.on_conflict), outcomes[plan.name])
+            ladder.merger.settle_keys(stage.existing(ladder.on_conflict), outcomes[plan.name])
         try:
             with conn.transaction():
                 done = {name: Outcome(rejects={}, deferred=[]) for name in outcomes}
                 for plan, stage in stages:
                     ladder = self._ladder(plan.name)
-                    ladder.settle_keys(stage.inside(ladder.on_conflict), done[plan.name])
+                    ladder.merger.settle_keys(stage.inside(ladder.on_conflict), done[plan.name])
                 self._prune(stages, done)
                 self._write(conn, stages, done, {})
             for name, outcome in done.items():
@@ -177,7 +177,7 @@ class Settler:
         for number, ordinal in unit:
             plan, stage = stages[number]
             outcome = outcomes[plan.name]
-            self._ladder(plan.name).blame(ordinal, error, stage, outcome)
+            self._ladder(plan.name).merger.blame(ordinal, error, stage, outcome)
             for lost in outcome.deferred:  # what it waited for never came
                 outcome.rejects[lost] = problem_of(error) if isinstance(error, psycopg.Error) else SUPPRESSED
             outcome.deferred.clear()
@@ -187,7 +187,7 @@ class Settler:
         """Stages of one table, one per shape of record. The ordinal in the stage is the row's id in `deferred`."""
         ladder = self._ladder(plan.name)
         stages: dict[Shape, Stage] = {}
-        for rows in self._tasks.deferred(conn, plan.name, _CHUNK):
+        for rows in self._tasks.waiting.chunks(conn, plan.name, _CHUNK):
             by_shape: dict[tuple[Shape, Shape], list[Line]] = {}
             for ident, record in rows:
                 piece = Piece(
@@ -197,10 +197,10 @@ class Settler:
                     record.raw,
                     spans=[(0, len(record.raw))],
                 )
-                ladder.line_of(piece, ident, outcome, by_shape)
+                ladder.shaper.line_of(piece, ident, outcome, by_shape)
             for (brings, has), lines in by_shape.items():
                 if brings not in stages:
-                    stages[brings] = ladder.stage(conn, brings, 1000 + number + len(stages))
+                    stages[brings] = ladder.merger.stage(conn, brings, 1000 + number + len(stages))
                 outcome.rejects |= stages[brings].copy(has, [lines], isolate=True)
         return list(stages.values())
 
@@ -209,7 +209,7 @@ class Settler:
         outcome.close(waiting)
         idents = sorted(outcome.rejects)
         for at in range(0, len(idents), _CHUNK):
-            found = self._tasks.deferred_records(conn, idents[at : at + _CHUNK])
+            found = self._tasks.waiting.records(conn, idents[at : at + _CHUNK])
             self._tasks.reject(conn, plan.name, [(found[i], outcome.rejects[i]) for i in idents[at : at + _CHUNK]])
         self._tasks.settle_counts(conn, plan.name, outcome, seconds)
         outcome.counters.read = 0  # they were read, and counted as read, by the batches that set them aside

@@ -25,13 +25,6 @@ class Stage(Keyed):
     Lives in the caller's transaction. Rows found wanting are taken out and handed back; what stays can go in.
     """
 
-    def ordinals(self) -> list[int]:
-        return [row[0] for row in self._run("SELECT {ord} FROM {s} ORDER BY 1")]
-
-    def count(self) -> int:
-        row = self._run("SELECT count(*) FROM {s}").fetchone()
-        return int(row[0]) if row else 0
-
     def _which(self, which: list[int] | None) -> sql.Composable:
         return sql.SQL("true") if which is None else sql.SQL("s.{} = ANY ({})").format(self.ord, sql.Literal(which))
 

@@ -35,9 +35,10 @@ class Staged:
         inner: frozenset[str],
         home: str = "",
         number: int = 0,
+        narrow: bool = False,
     ) -> None:
         """`inner`: names of foreign keys within the table's own cycle. `home`: a schema for the table where the role may
-        not make temporary ones."""
+        not make temporary ones. `narrow`: a table of the `given` columns alone, which nothing can be inserted from."""
         self._conn, self.table, self._relations, self.given, self._inner = conn, table, relations, given, inner
         self._target = relations.of(table)
         own = {c.name for c in table.columns}
@@ -56,7 +57,7 @@ class Staged:
         self._run(
             kind + " SELECT 0::bigint AS {ord}, {all} FROM {t} WITH NO DATA",
             s=bare,
-            all=columns(tuple(c.name for c in table.columns)),
+            all=columns(given if narrow else tuple(c.name for c in table.columns)),
             t=self._target.write,
         )
 
@@ -67,6 +68,13 @@ class Staged:
 
     def drop(self) -> None:
         self._run("DROP TABLE {s}")
+
+    def ordinals(self) -> list[int]:
+        return [row[0] for row in self._run("SELECT {ord} FROM {s} ORDER BY 1")]
+
+    def count(self) -> int:
+        row = self._run("SELECT count(*) FROM {s}").fetchone()
+        return int(row[0]) if row else 0
 
     def copy(self, names: tuple[str, ...], chunks: Iterable[list[Line]], *, isolate: bool) -> dict[int, Problem]:
         """COPY of all lines of `chunks` into the stage. With `isolate`, a line that PostgreSQL cannot read is named by the

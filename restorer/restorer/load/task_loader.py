@@ -6,6 +6,7 @@ whether it went through. A task that is not ours any more (its lease ran out, so
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -17,8 +18,8 @@ from restorer.database.session import Session, rollback
 from restorer.database.tasks import Task, Tasks
 from restorer.errors import LoadFailed
 from restorer.events import BatchLoaded, Emit, Explained, TableChanged
-from restorer.load.batch import Batch, Outcome, PieceSource, batches
-from restorer.load.ladder import Ladder
+from restorer.load.batch import Batch, Batches, Outcome, PieceSource
+from restorer.load.ladder import Ahead, Ladder
 from restorer.model import TablePlan
 from restorer.report import Counters
 from restorer.source import reader
@@ -42,6 +43,7 @@ class TaskLoader:
         self._spec, self._emit = spec, emit
         self._rows = spec.load.batch_rows
         self._good = 0
+        self._json_nulls = 0
 
     def load(self, task: Task) -> None:
         """Loads the task to its end. Raises Lost, LoadFailed (reject limit, what cannot be retried), Unavailable."""
@@ -49,15 +51,16 @@ class TaskLoader:
         source = PieceSource(
             reader.pieces(
                 self._plan.file,
-                decoder=self._ladder.converter.decoder,
-                line_decoder=self._ladder.converter.line_decoder,
+                decoder=self._ladder.shaper.converter.decoder,
+                line_decoder=self._ladder.shaper.converter.line_decoder,
                 start=task.next_offset,
                 ordinal=task.next_ordinal,
                 stop=task.stop,
             )
         )
-        for batch in batches(source, lambda: self._rows, self._spec.load.batch_bytes):
-            task = self._load(task, batch)
+        batches = Batches(source, lambda: self._rows, self._spec.load.batch_bytes)
+        for batch in batches:
+            task = self._load(task, batch, batches.ahead)
         if source.error is not None:
             self._fail(task, source.error)
         else:
@@ -70,10 +73,14 @@ class TaskLoader:
         self._emit(TableChanged(task.table, "Failed", error.line()))
 
     def _finish(self, conn: Connection, task: Task) -> None:
+        if self._json_nulls:
+            words = f"{self._plan.name}: {self._json_nulls:,} nulls stored as JSON null, as their columns are NOT NULL"
+            self._tasks.warn(conn, words)
+            self._json_nulls = 0
         if not self._tasks.advance(conn, task, task, done=True) and not self._tasks.is_done(conn, task):
             raise Lost
 
-    def _load(self, task: Task, batch: Batch) -> Task:
+    def _load(self, task: Task, batch: Batch, ahead: Ahead) -> Task:
         """One batch, in halves when the server takes too long over it. -> the task as it stands then"""
         started = time.monotonic()
         failed = timed_out = False
@@ -92,16 +99,17 @@ class TaskLoader:
                     raise Lost  # the server crashed, and took commits back that it had answered: they go again
             if timed_out and batch.records > 1:
                 return None
-            return self._commit(conn, task, batch, started)
+            return self._commit(conn, task, batch, started, ahead)
 
         done = self._session.retrying(step, what=f"table {task.table}", on_transient=note)
         if done is None:
             self._rows, self._good = max(1, min(self._rows, batch.records) // 2), 0
             batch.fill()
             for half in batch.halves():
-                task = self._load(task, half)
+                task = self._load(task, half, lambda _: contextlib.nullcontext())
             return task
         task, outcome = done
+        self._json_nulls += outcome.json_nulls
         self._good += 1
         if self._good >= _GOOD_BATCHES and self._rows < self._spec.load.batch_rows:
             self._rows, self._good = min(self._rows * 2, self._spec.load.batch_rows), 0
@@ -109,15 +117,16 @@ class TaskLoader:
             self._check_limit()
         return task
 
-    def _commit(self, conn: Connection, task: Task, batch: Batch, started: float) -> tuple[Task, Outcome]:
+    def _commit(self, conn: Connection, task: Task, batch: Batch, started: float, ahead: Ahead) -> tuple[Task, Outcome]:
         try:
-            outcome = self._ladder.load(conn, batch, self._session.begin, rollback)
+            outcome = self._ladder.load(conn, batch, self._session.begin, rollback, ahead)
             seconds = time.monotonic() - started
             new = advanced(task, batch, outcome, seconds)
             if outcome.rejects:
                 self._tasks.reject(conn, task.table, ((batch.record(i), p) for i, p in sorted(outcome.rejects.items())))
             if outcome.deferred:
-                self._tasks.defer(conn, task, (batch.record(i) for i in sorted(outcome.deferred)))
+                waiting = (batch.record(i) for i in sorted(outcome.deferred))
+                self._tasks.waiting.add(conn, task, waiting, outcome.held)
             if not self._tasks.advance(conn, task, new):
                 rollback(conn)
                 self._tasks.refuse_ended(conn)

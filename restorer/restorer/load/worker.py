@@ -78,7 +78,7 @@ class Workbench:
         return Ladder(
             plan, self._relations, self.spec.on_conflict, inner=inner, staged=not self._empty(table),
             always_staged=self.spec.mode == "DryRun", home=self.stage_home,
-            explain=explainer(self.emit, table),
+            waiting=self.tasks.waiting, explain=explainer(self.emit, table),
         )  # fmt: skip
 
     def _empty(self, table: str) -> bool:
@@ -157,7 +157,9 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C goes to the whole group; the parent decides
     try:
         signal.signal(signal.SIGTERM, stop)
-        context = msgspec.json.decode(sys.stdin.buffer.readline(), type=Context)
+        if not (line := sys.stdin.buffer.readline()):
+            return 0  # the run ended before there was work
+        context = msgspec.json.decode(line, type=Context)
         threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
         serve(context, emit)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

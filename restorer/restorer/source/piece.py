@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -126,6 +127,12 @@ def find_spans(data: bytes) -> list[tuple[int, int]]:
         raws = _RAW_LIST.decode(b"[" + data + b"]")
     except (msgspec.MsgspecError, RecursionError):
         return scanned(data)  # NDJSON, or a value that the decoder does not take
+    if len(raws) > 1:
+        lengths = list(map(len, raws))
+        gap = _GAP.match(data, lengths[0]).group()
+        if gap.join(raws) == data:  # the same between all of them, as a program writes it
+            ends = (end + i * len(gap) for i, end in enumerate(itertools.accumulate(lengths)))
+            return [(end - length, end) for end, length in zip(ends, lengths, strict=True)]
     found, at = [], 0
     for raw in raws:
         at = _GAP.match(data, at).end()

@@ -1,0 +1,206 @@
+"""The Merge rung and what is below it: a stage's rows into the table, each row settled by itself where it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import psycopg
+
+from restorer.database.connection import Connection, kind_of
+from restorer.database.problems import SUPPRESSED, problem_of
+from restorer.database.relation import Relations
+from restorer.database.waiting import Waiting
+from restorer.load.batch import Outcome
+from restorer.load.hold import behind
+from restorer.load.keys import Keys
+from restorer.load.orphans import prune
+from restorer.load.shaping import Shape
+from restorer.load.stage import Stage, Suppressed, write_together
+from restorer.model import TablePlan
+
+Explain = Callable[[str], None]
+
+
+class Merger:
+    """Merges stages into one table, in the caller's transaction. `inner`: foreign keys within the table's own cycle.
+    `home`: schema for stages where the role may not make temporary tables. `waiting`: the ledger's waiting rows; None where
+    nothing can wait for long (a retry)."""
+
+    def __init__(
+        self,
+        plan: TablePlan,
+        relations: Relations,
+        on_conflict: str,
+        *,
+        inner: frozenset[str],
+        home: str,
+        waiting: Waiting | None,
+        explain: Explain,
+    ) -> None:
+        self.plan, self._relations, self.on_conflict = plan, relations, on_conflict
+        self._inner, self._home, self._waiting, self._explain = inner, home, waiting, explain
+        self._held: set[int] = set()  # keys of rows that wait since this transaction
+
+    def begin(self) -> None:
+        """A new transaction: what was set aside in one that is undone does not count."""
+        self._held.clear()
+
+    def stage(self, conn: Connection, given: Shape, number: int, *, narrow: bool = False) -> Stage:
+        return Stage(
+            conn,
+            self.plan.table,
+            self._relations,
+            given=given,
+            inner=self._inner,
+            home=self._home,
+            number=number,
+            narrow=narrow,
+        )
+
+    def merge(self, conn: Connection, stage: Stage, outcome: Outcome, *, blind: bool = False) -> None:
+        if not blind:
+            outcome.rejects |= stage.screen()
+            self._set_aside(conn, stage, outcome)
+            self.settle_keys(stage.existing(self.on_conflict), outcome)
+        if stage.count():
+            self._write_or_halve(conn, stage, outcome, blind)
+        self.done_with(stage)
+
+    def done_with(self, stage: Stage) -> None:
+        """A temporary table goes with its transaction, another one must be told."""
+        if self._home:
+            stage.drop()
+
+    def _write_or_halve(self, conn: Connection, stage: Stage, outcome: Outcome, blind: bool) -> None:
+        try:
+            with conn.transaction():
+                done = Outcome(rejects={}, deferred=[])
+                if not blind:
+                    self.settle_keys(stage.inside(self.on_conflict), done)
+                    self._set_aside(conn, stage, done)  # a row that went for its key may have been somebody's parent
+                self._write(conn, stage, done)
+            outcome.absorb(done)
+        except (psycopg.Error, Suppressed) as error:
+            if isinstance(error, psycopg.Error) and kind_of(error) != "record":
+                raise
+            self._explain(f"SQLSTATE {getattr(error, 'sqlstate', 'none')}: isolating by halves")
+            outcome.needed("Row")
+            before = outcome.counters.inserted + outcome.counters.updated
+            self._halve(conn, stage, outcome)
+            outcome.levels["Row"] += outcome.counters.inserted + outcome.counters.updated - before
+
+    # -- rows that wait for a parent in the table's own cycle ----------------------------------------------------------
+
+    def some_wait(self, conn: Connection) -> bool:
+        """A plain COPY would not see the keys that waiting rows hold."""
+        return bool(self._inner) and self._waiting is not None and self._waiting.any(conn, self.plan.name)
+
+    def _set_aside(self, conn: Connection, stage: Stage, outcome: Outcome) -> None:
+        """Takes out the rows whose parent is not there yet, and those that wait behind them. What went may have been
+        somebody's parent: so again, until nothing more goes."""
+        if self._waiting is None or not self._inner:
+            outcome.deferred.extend(prune([stage])[0])
+            return
+        if not self._held and not stage.lacking() and not self._waiting.any(conn, self.plan.name):
+            return
+        keys = stage.hashes()
+        held = self._held | self._waiting.held(conn, self.plan.name, {k for mine in keys.values() for k in mine})
+        waits, late = set[int](), [0]
+        while late:
+            waits.update(prune([stage])[0])
+            late = behind(keys, waits, held)
+            stage.remove(late)
+            waits.update(late)
+        self._wait(waits, keys, outcome)
+
+    def _wait(self, ordinals: Iterable[int], keys: Mapping[int, list[int]], outcome: Outcome) -> None:
+        for ordinal in ordinals:
+            outcome.deferred.append(ordinal)
+            outcome.held.update(keys[ordinal])
+        self._held |= outcome.held
+
+    def _wait_behind(self, ordinal: int, stage: Stage, outcome: Outcome) -> list[int]:
+        """`ordinal`, still in the stage, was just found to wait. -> those taken out because they wait behind it"""
+        if self._waiting is None:
+            return []
+        keys = stage.hashes()
+        outcome.held.update(keys[ordinal])
+        late = behind(keys, {ordinal}, ())
+        stage.remove(late)
+        self._wait(late, keys, outcome)
+        return late
+
+    # -- what the keys and the server say ------------------------------------------------------------------------------
+
+    def settle_keys(self, keys: Keys, outcome: Outcome) -> None:
+        outcome.counters.duplicate += keys.duplicate
+        outcome.counters.updated += keys.updated
+        if self.on_conflict == "Skip":
+            outcome.counters.conflict += len(keys.different)
+        else:
+            outcome.rejects |= keys.different
+
+    def _write(self, conn: Connection, stage: Stage, outcome: Outcome, which: list[int] | None = None) -> None:
+        """Updates and inserts what the stage holds, or `which` of it. Raises Suppressed when a row went nowhere and it
+        cannot be told which."""
+        given = len(which) if which is not None else stage.count()
+        if self.on_conflict == "Update":
+            ((inserted, updated),) = write_together(conn, [(stage, which)], update=True)
+            if inserted + updated != given:
+                raise Suppressed
+            outcome.counters.inserted += inserted
+            outcome.counters.updated += updated
+            return
+        inserted = stage.insert(which)
+        if inserted != given:
+            absent = stage.absent() if which is None else None
+            if absent is None or len(absent) > given - inserted:
+                raise Suppressed
+            # by their keys the rest is there, if not where it was put: a trigger may well pass rows on to other tables
+            outcome.rejects |= dict.fromkeys(absent, SUPPRESSED)
+            inserted = given - len(absent)
+        outcome.counters.inserted += inserted
+
+    def _halve(self, conn: Connection, stage: Stage, outcome: Outcome) -> None:
+        """The Row rung: tries halves, each under a savepoint, until every bad row stands alone. Rows that lack a parent in
+        their own cycle are deferred."""
+        work, gone = [stage.ordinals()], set[int]()
+        while work:
+            part = [ordinal for ordinal in work.pop() if ordinal not in gone]
+            if not part:
+                continue
+            try:
+                with conn.transaction():
+                    done = Outcome(rejects={}, deferred=[])
+                    self._write(conn, stage, done, part)
+                    stage.remove(part)
+                outcome.absorb(done)
+            except (psycopg.Error, Suppressed) as error:
+                if isinstance(error, psycopg.Error) and kind_of(error) != "record":
+                    raise
+                if len(part) > 1:
+                    work += [part[len(part) // 2 :], part[: len(part) // 2]]  # the earlier half first
+                    continue
+                self.blame(part[0], error, stage, outcome)
+                if outcome.deferred[-1:] == part:
+                    gone.update(self._wait_behind(part[0], stage, outcome))
+                stage.remove(part)
+
+    def blame(self, ordinal: int, error: psycopg.Error | Suppressed, stage: Stage, outcome: Outcome) -> None:
+        """Books the one row that `error` is about."""
+        if isinstance(error, Suppressed):
+            outcome.rejects[ordinal] = SUPPRESSED
+            return
+        problem = problem_of(error)
+        if problem.constraint in self._inner:
+            outcome.deferred.append(ordinal)
+            return
+        if problem.sqlstate == "23505":
+            keys = stage.existing(self.on_conflict, ordinal)
+            if keys.duplicate or keys.updated or keys.different:
+                self.settle_keys(keys, outcome)
+                return
+            if self.on_conflict == "Skip":
+                outcome.counters.conflict += 1
+                return
+        outcome.rejects[ordinal] = problem

@@ -1,0 +1,99 @@
+"""Records to lines of COPY, each under its shape: the columns that it brings."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from restorer.convert.converter import Converter, Rows
+from restorer.load.batch import Batch, Outcome
+from restorer.load.staged import Line
+from restorer.model import Problem, TablePlan
+from restorer.source.piece import Piece
+
+Shape = tuple[str, ...]
+Others = dict[tuple[Shape, Shape], list[Line]]  # (columns they bring, columns of the line) -> lines
+
+
+class Shaper:
+    """Makes the lines of one table. Most records bring all planned columns; a key that is missing where the column has a
+    default, or one that only the wide plan knows, makes another shape."""
+
+    def __init__(self, plan: TablePlan, probe: Shape = ()) -> None:
+        """`probe`: the columns of a probe (sifting.py)."""
+        self.plan = plan
+        self.converter = Converter(plan, probe)
+        self._wide: Converter | None = None
+
+    @property
+    def columns(self) -> Shape:
+        """The planned columns, in the order of a line."""
+        return self.converter.columns
+
+    def lines(self, batch: Batch, outcome: Outcome, exact: bool, others: Others) -> Iterator[list[Line]]:
+        """The lines of the records that bring all planned columns, piece by piece."""
+        convert = self.converter.exact if exact else self.converter.verbatim
+        for start, piece, rows in batch.converted(convert):
+            numbers, apart = range(start, start + len(rows.lines)), self._apart(start, piece, rows, outcome, others)
+            yield _numbered(numbers, rows.lines, apart)
+
+    def sifted(self, batch: Batch, outcome: Outcome, others: Others) -> Iterator[tuple[list[Line], list[Line]]]:
+        """(lines, lines of the probe) of the records that bring all planned columns, converted exactly, piece by piece."""
+        for start, piece, rows in batch.converted(self.converter.sifted):
+            numbers, apart = range(start, start + len(rows.lines)), self._apart(start, piece, rows, outcome, others)
+            yield _numbered(numbers, rows.lines, apart), _numbered(numbers, rows.probes, apart)
+
+    def _apart(self, start: int, piece: Piece, rows: Rows, outcome: Outcome, others: Others) -> Collection[int]:
+        """Puts problems and other shapes where they belong. -> their positions in the piece"""
+        outcome.json_nulls += rows.json_nulls
+        if not rows.problems and not rows.defaults:
+            return ()
+        for i, problem in rows.problems.items():
+            self._late(piece, i, start + i, problem, outcome, others)
+        for i, defaults in rows.defaults.items():
+            if i not in rows.problems:
+                shape = _without(self.columns, defaults), self.columns
+                others.setdefault(shape, []).append((start + i, rows.lines[i]))
+        return rows.problems.keys() | rows.defaults.keys()
+
+    def _late(
+        self,
+        piece: Piece,
+        i: int,
+        index: int,
+        problem: Problem,
+        outcome: Outcome,
+        others: Others,
+    ) -> None:
+        """A record with a key that the sample had not: the wide plan, which has every column, may know it."""
+        if problem.reason == "UnknownColumn" and self.plan.late:
+            self._wide = self._wide or Converter(self.plan.wide)
+            alone = piece.split(i)[1] if i else piece
+            alone = alone.split(1)[0] if len(alone) > 1 else alone
+            rows = self._wide.exact(
+                Piece(alone.offset, alone.end, alone.ordinal, alone.data, spans=alone.spans, lines=alone.lines)
+            )
+            if not rows.problems:
+                names = self._wide.columns
+                others.setdefault((_without(names, rows.defaults.get(0, ())), names), []).append((index, rows.lines[0]))
+                return
+            problem = rows.problems[0]
+        outcome.rejects[index] = problem
+
+    def line_of(self, piece: Piece, index: int, outcome: Outcome, others: Others) -> None:
+        """The line of a piece of one record, under the shape that it brings; or its Problem in `outcome`."""
+        rows, names = self.converter.exact(piece), self.converter.columns
+        if rows.problems:
+            self._late(piece, 0, index, rows.problems[0], outcome, others)
+        else:
+            others.setdefault((_without(names, rows.defaults.get(0, ())), names), []).append((index, rows.lines[0]))
+
+
+def _without(names: Shape, defaults: tuple[int, ...]) -> Shape:
+    return tuple(n for i, n in enumerate(names) if i not in defaults)
+
+
+def _numbered(numbers: range, lines: list[bytes], apart: Collection[int]) -> list[Line]:
+    numbered = list(zip(numbers, lines, strict=True))
+    for i in sorted(apart, reverse=True):  # few, as a rule
+        del numbered[i]
+    return numbered

@@ -1,0 +1,61 @@
+"""Good rows by COPY in spite of bad neighbours: what could keep a row out is looked at first, in a probe.
+
+A probe is a stage with nothing in it but the columns of keys, foreign keys and CHECK constraints. Set queries over it say
+which rows must be rejected, and which share a key with another row; those alone take the long way through a whole stage.
+All others go straight into the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+from restorer.load.shaping import Shape
+from restorer.load.staged import Line
+from restorer.model import Table, TablePlan
+
+MOST = 4  # a batch of which more than one row in so many shares its key is staged whole at once
+
+
+def probe_columns(plan: TablePlan) -> Shape | None:
+    """The columns that a probe of the table has; None where a probe would not do, or would not be less than the rows."""
+    table, planned = plan.table, [c.column.name for c in plan.columns]
+    if (
+        table.triggers
+        or table.ruled
+        or table.rls
+        or table.exclusions
+        or any(u.partial or not u.columns for u in table.uniques)
+    ):
+        return None
+    wanted = set[str]()
+    for group in _groups(table):
+        if set(group) <= set(planned):
+            wanted.update(group)
+    return tuple(name for name in planned if name in wanted) if len(wanted) < len(planned) else None
+
+
+def _groups(table: Table) -> Iterator[tuple[str, ...]]:
+    yield from (u.columns for u in table.uniques)
+    yield from (fk.columns for fk in table.foreign_keys)
+    yield from (check.columns for check in table.checks)
+
+
+class Sifted:
+    """The lines of a batch, and those of its probe. Converted whole before the first question to the server."""
+
+    def __init__(self, lines: Iterable[tuple[list[Line], list[Line]]]) -> None:
+        self._pieces: list[list[Line]] = []
+        self.probes: list[list[Line]] = []
+        for whole, probe in lines:
+            self._pieces.append(whole)
+            self.probes.append(probe)
+
+    def of(self, ordinals: Collection[int]) -> list[Line]:
+        return [line for piece in self._pieces for line in piece if line[0] in ordinals]
+
+    def but(self, ordinals: Collection[int]) -> Iterator[list[Line]]:
+        """The other lines, piece by piece; each is let go."""
+        self._pieces.reverse()
+        while self._pieces:
+            piece = self._pieces.pop()
+            yield [line for line in piece if line[0] not in ordinals] if ordinals else piece

@@ -1,0 +1,97 @@
+"""Good rows go by COPY in spite of bad neighbours, and what becomes of each row is what the whole stage would say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fix_restore import Restore, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from restorer.load import ladder
+
+SCHEMA = (
+    "CREATE TABLE p (id int PRIMARY KEY)",
+    "INSERT INTO p VALUES (1), (2), (3)",
+    "CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE, p int REFERENCES p, n int NOT NULL DEFAULT 5 CHECK (n < 90), body text)",
+)
+
+
+def _spoiled(kinds: int = 6) -> list[dict[str, Any]]:
+    """2,000 records, every 20th of them bad, or a copy of an earlier one."""
+    records = [{"id": i, "slug": f"s{i}", "p": i % 3 + 1, "n": 1, "body": "é" * 20} for i in range(2000)]
+    bad: list[dict[str, Any]] = [
+        {"p": 9},
+        {"n": 95},
+        {"n": None},
+        {"n": "x"},
+        {"id": 7},
+        {"slug": "s3", "body": "other"},
+    ]
+    for at in range(20, 2000, 20):
+        records[at] |= bad[at // 20 % kinds]
+    return records
+
+
+def test_only_those_that_collide_are_staged(at: Restore):
+    at.schema(*SCHEMA)
+    result = at.file("t", _spoiled()).ok(batch=500)
+    assert result.counts() == {"inserted": 1901, "conflict": 32, "rejected": 67}
+    by_level = {f.level: (f.batches, f.records) for f in result.report.fallback}
+    assert by_level["Merge"][0] >= 4
+    assert by_level["Exact"][1] >= 1890, by_level
+    assert {(reason, state) for _, reason, state in result.rejects()} == {
+        ("MissingParent", "23503"), ("CheckViolation", "23514"), ("NullViolation", "23502"), ("InvalidValue", "22P02"),
+    }  # fmt: skip
+
+
+def test_what_a_probe_does_not_see_goes_the_long_way_and_the_next_batches_at_once(at: Restore):
+    at.schema(
+        "CREATE DOMAIN small AS int CHECK (VALUE < 50)",
+        "CREATE TABLE t (id int PRIMARY KEY, d small, body text)",
+    )
+    records = [{"id": i, "d": 99 if i % 40 == 0 else 1, "body": "x"} for i in range(400)]
+    records[3]["id"] = 2
+    result = at.file("t", records).ok(batch=100)
+    explained = [e.message for e in at.events if type(e).__name__ == "Explained"]
+    assert result.counts() == {"inserted": 389, "duplicate": 1, "rejected": 10}
+    assert sum("by Merge" in line for line in explained) <= 3, explained  # all by the first batch
+
+
+def test_rows_there_already_in_great_number_are_staged_whole_and_others_sifted_again(at: Restore):
+    at.schema(*SCHEMA)
+    records = [r for i, r in enumerate(_spoiled(1)) if i % 20 or i >= 1000]
+    at.file("t", records[:950]).ok(batch=500)
+    result = at.file("t", records).ok(batch=100)
+    assert result.counts() == {"inserted": len(records) - 950 - 50, "duplicate": 950, "rejected": 50}
+    by_level = {f.level: f.records for f in result.report.fallback}
+    assert by_level["Exact"] > 700, by_level
+
+
+def _row(small: st.SearchStrategy[int]) -> st.SearchStrategy[dict[str, Any]]:
+    row = {
+        "id": small, "slug": st.sampled_from(["x", "y", "z", None]), "p": st.sampled_from([1, 2, 9, None]),
+        "n": st.sampled_from([1, 2, 95, None, "bad"]), "body": st.sampled_from(["", "a,b\"c", None]),
+    }  # fmt: skip
+    return st.fixed_dictionaries({"id": row["id"]}, optional={k: v for k, v in row.items() if k != "id"})
+
+
+@given(
+    st.lists(_row(st.integers(1, 12)), min_size=1, max_size=14),
+    st.sampled_from(["Skip", "Update", "Reject"]),
+    st.data(),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_probe_and_a_whole_stage_say_the_same(at: Restore, records: list[Any], policy: str, data: st.DataObject):
+    batch = data.draw(st.sampled_from([2, 5, 100]))
+    first = {"id": 12, "slug": "x", "p": 1, "n": 2, "body": None}
+
+    def load(sift: bool) -> tuple[Any, ...]:
+        at.schema("DROP TABLE IF EXISTS t, p CASCADE", *SCHEMA, "INSERT INTO t VALUES (12, 'x', 1, 2, NULL)")
+        with pytest.MonkeyPatch.context() as patch:
+            if not sift:
+                patch.setattr(ladder, "probe_columns", lambda _: None)
+            result: Result = at.file("t", [first, *records]).ok(batch=batch, on_conflict=policy)
+        return at.rows(), result.counts(), result.rejects()
+
+    assert load(True) == load(False)
