@@ -9,7 +9,11 @@ IMAGE := database-restore-operator:dev
 DOCKER := docker
 KIND := kind
 
+<<<<<<< HEAD
 .PHONY: help setup demo test pytest slow e2e image kind-up kind-down bench lint format types imports crds lock clean
+=======
+.PHONY: help setup demo test kube pytest slow bench lint format types imports crds lock clean
+>>>>>>> refs/heads/operator
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
@@ -27,10 +31,13 @@ demo: setup      ## an embedded PostgreSQL, a generated backup, a real restore
 
 test: lint types imports pytest  ## what must hold before a commit
 
-pytest: setup    ## the tests that are not slow
+kube: setup      ## kube-apiserver and etcd for the tests, built where there are none
+	$(BIN)/python tests/operator/kube_binaries.py
+
+pytest: kube     ## the tests that are not slow
 	$(BIN)/python -m pytest $(ARGS)
 
-slow: setup      ## the slow tests, and what is skipped
+slow: kube       ## the slow tests, and what is skipped
 	$(BIN)/python -m pytest -m slow -rs --timeout=1200 $(ARGS) || test $$? -eq 5  # 5: there are none
 
 e2e: setup       ## everything, on the cluster that KUBECONFIG names; the image must be on its node

@@ -8,9 +8,11 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import os
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -71,8 +73,8 @@ class KubeApi(Protocol):
         """The object as it is stored. Raises Conflict when the name is taken, Refused when it is not admitted."""
 
     async def patch(self, kind: Kind, namespace: str, name: str, body: Json, *, sub: str = "") -> Json | None:
-        """The object after a merge patch; None when it is not there. A `metadata.uid` in the body that is not the object's
-        raises Conflict."""
+        """The object after a merge patch; None when it is not there. Raises Conflict when the body says a
+        `metadata.resourceVersion` that is not the object's any more."""
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         """Deletes the object of that UID, its dependants first. One that is not there is no error."""
@@ -93,7 +95,11 @@ class RealKube:
         """With the pod's service account, else with KUBECONFIG. Raises KubeError when there is neither."""
         settings = client.Configuration()
         try:
-            await config.load_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+            if (named := os.environ.get("KUBECONFIG")) or not os.environ.get("KUBERNETES_SERVICE_HOST"):
+                place = named or str(Path.home() / ".kube" / "config")
+                await config.load_kube_config(config_file=place, client_configuration=settings)  # type: ignore[no-untyped-call]
+            else:
+                config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
         except (config.ConfigException, OSError) as error:
             raise KubeError(0, f"no cluster is configured: {error}; set KUBECONFIG") from None
         settings.connection_pool_maxsize = 32
@@ -120,7 +126,8 @@ class RealKube:
             query["continue"] = more
 
     async def create(self, kind: Kind, namespace: str, body: Json) -> Json:
-        made: Json = json.loads(await self._ask("POST", kind.path(namespace), body))
+        # Strict: an unknown kind of volume would become an empty one in silence.
+        made: Json = json.loads(await self._ask("POST", f"{kind.path(namespace)}?fieldValidation=Strict", body))
         return made
 
     async def patch(self, kind: Kind, namespace: str, name: str, body: Json, *, sub: str = "") -> Json | None:
@@ -229,8 +236,9 @@ class FakeKube:
         key = (kind.plural, namespace, name)
         if (found := self.objects.get(key)) is None:
             return None
-        if body.get("metadata", {}).get("uid", found["metadata"]["uid"]) != found["metadata"]["uid"]:
-            raise Conflict(409, f'the UID of {kind.plural} "{name}" is another one')
+        known = found["metadata"]["resourceVersion"]
+        if body.get("metadata", {}).get("resourceVersion", known) != known:
+            raise Conflict(409, f'{kind.plural} "{name}" was modified')
         only = {k: v for k, v in body.items() if (k == "status") == (sub == "status") and k != "metadata"}
         return self._store(key, _merged(found, only))
 

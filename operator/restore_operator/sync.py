@@ -157,9 +157,9 @@ class Syncer:
         except Conflict:
             found = await self._kube.get(JOBS, space, name)
             if found is None or not observed.owned_by([found], restore.metadata.uid):
-                raise ForeignJob(f"a Job {name} is there that is not this restore's: delete it") from None
+                raise ForeignJob(409, f"a Job {name} is there that is not this restore's: delete it") from None
             if observed.job(found).run != restore.spec.run_id:
-                raise ForeignJob(f"Job {name} belongs to another run: delete it") from None
+                raise ForeignJob(409, f"Job {name} belongs to another run: delete it") from None
             job = found
         except Refused as refused:
             return self._not_admitted(restore, made, refused)
@@ -215,12 +215,12 @@ class Syncer:
     # -- write ---------------------------------------------------------------------------------------------------------
 
     async def _write(self, restore: DatabaseRestore, body: Json, wanted: RestoreStatus) -> bool:
-        """The status, if it differs. -> whether the restore is still there. The UID makes sure that it is this one: another
-        of the same name may have come."""
+        """The status, if it differs. -> whether the restore is still there, and as it was read. Its resourceVersion makes sure
+        of that: another of the same name may have come (a UID would not do, `/status` passes it over)."""
         patch = status.merge_patch(body.get("status") or {}, status.as_json(wanted))
         if not patch:
             return True
-        guarded = {"metadata": {"uid": restore.metadata.uid}, "status": patch}
+        guarded = {"metadata": {"resourceVersion": body["metadata"]["resourceVersion"]}, "status": patch}
         key = restore.metadata.namespace, restore.metadata.name
         try:
             return await self._kube.patch(RESTORES, *key, guarded, sub="status") is not None
@@ -245,7 +245,7 @@ class Syncer:
             await self._write(restore, body, said)
 
 
-class ForeignJob(Exception):
+class ForeignJob(KubeError):
     """A Job of the name that ours must have, which is not ours."""
 
 
@@ -255,4 +255,4 @@ def _with_ahead(world: Observed, ahead: tuple[str, ...]) -> Observed:
 
 def _words(error: Exception) -> str:
     """One line; the text of an unforeseen error may hold anything, so only its type."""
-    return str(error) if isinstance(error, ForeignJob | KubeError) else f"a bug in the operator: {type(error).__name__}"
+    return str(error) if isinstance(error, KubeError) else f"a bug in the operator: {type(error).__name__}"

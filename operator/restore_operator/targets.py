@@ -17,7 +17,7 @@ Target = tuple[str, int, str]  # host, port, database
 @dataclass
 class _Claim:
     target: Target
-    age: tuple[str, str]  # creationTimestamp, uid
+    age: tuple[str, Key]  # creationTimestamp, in whole seconds; then the name, which a person can see
     waits: bool
     holds: bool
 
@@ -45,7 +45,7 @@ class Targets:
             return self.forget(key)
         known = self._claims.get(key)
         holds = known.holds if known else restore.status.phase in ("Validating", "Running", "Verifying")
-        age = restore.metadata.creation_timestamp, restore.metadata.uid
+        age = restore.metadata.creation_timestamp, key
         waits = not (restore.spec.suspend or restore.spec.cancel)
         self._claims[key] = _Claim(target_of(restore), age, waits, holds)
         return self._behind(known) if known and known.waits and not waits else set()

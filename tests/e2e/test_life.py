@@ -23,7 +23,9 @@ def test_success(restore: Any, backups: dict[str, Json]) -> None:
         "False",
         "False",
     )
-    assert done.condition("Degraded")["reason"] == "FallbackUsed"  # rows of a cycle of foreign keys never go by COPY alone
+    assert (
+        done.condition("Degraded")["reason"] == "FallbackUsed"
+    )  # rows of a cycle of foreign keys never go by COPY alone
     status = done.status
     assert status["observedGeneration"] == done.read()["metadata"]["generation"]
     assert status["snapshot"]["name"] == "20241219_103045"

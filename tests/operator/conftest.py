@@ -61,3 +61,8 @@ def operator(granted: KubeServer, tmp_path_factory: pytest.TempPathFactory) -> I
 def world(operator: Operator, granted: KubeServer, namespace: str) -> World:
     """A namespace that the operator watches."""
     return World(granted, namespace)
+
+
+@pytest.fixture(scope="session")
+def crd_file() -> Path:
+    return CRD

@@ -1,7 +1,8 @@
 """Where the tests' kube-apiserver and etcd come from.
 
 In this order: KUBEBUILDER_ASSETS, this project's own cache, `setup-envtest`, a build of the pinned Kubernetes module with
-`go`. What is missing is said; under CI it is an error, elsewhere the tests are skipped.
+`go` into the cache (minutes, once: `make kube` does it, for a test has no such time). What is missing is said; under CI it is an
+error, elsewhere the tests are skipped.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,8 +23,8 @@ class Missing(Exception):
     """No binaries, and no way to make them; the message says what would help."""
 
 
-def folder() -> Path:
-    """The folder that holds `kube-apiserver` and `etcd`. Raises Missing."""
+def folder(*, build: bool = False) -> Path:
+    """The folder that holds `kube-apiserver` and `etcd`; built when that is needed and `build` allows it. Raises Missing."""
     if named := os.environ.get("KUBEBUILDER_ASSETS"):
         if not _complete(Path(named)):
             raise Missing(f"KUBEBUILDER_ASSETS={named} does not hold {' and '.join(NAMES)}")
@@ -35,11 +37,12 @@ def folder() -> Path:
         minor = KUBERNETES.rpartition(".")[0]
         found = _run(["setup-envtest", "use", f"{minor}.x", "-p", "path"], Path.cwd()).strip()
         return Path(found)
-    if shutil.which("go"):
+    if build and shutil.which("go"):
         _build(cache)
         return cache
     raise Missing(
-        "there is no kube-apiserver to test against: set KUBEBUILDER_ASSETS, or install setup-envtest or Go 1.24 or newer"
+        "there is no kube-apiserver to test against: set KUBEBUILDER_ASSETS, or install setup-envtest, or run `make kube` with "
+        "Go 1.24 or newer"
     )
 
 
@@ -75,3 +78,11 @@ def _run(command: list[str], where: Path) -> str:
     if end.returncode:
         raise Missing(f"{' '.join(command)} failed: {end.stderr.strip()[-500:]}")
     return end.stdout
+
+
+if __name__ == "__main__":
+    try:
+        print(folder(build=True))
+    except Missing as error:
+        print(f"kube: {error}", file=sys.stderr)
+        sys.exit(1 if os.environ.get("CI") else 0)
