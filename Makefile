@@ -9,11 +9,7 @@ IMAGE := database-restore-operator:dev
 DOCKER := docker
 KIND := kind
 
-<<<<<<< HEAD
-.PHONY: help setup demo test pytest slow e2e image kind-up kind-down bench lint format types imports crds lock clean
-=======
-.PHONY: help setup demo test kube pytest slow bench lint format types imports crds lock clean
->>>>>>> refs/heads/operator
+.PHONY: help setup demo test kube pytest slow e2e image kind-up kind-down bench lint format types imports crds lock clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile

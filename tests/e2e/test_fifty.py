@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from cluster import Json, items, kubectl, run, sql, until
@@ -41,7 +42,7 @@ def test_fifty_kills_of_the_operator_during_fifty_restores(restore: Any, backups
         while kills < MANY:
             if kills < len(made):
                 made[kills].apply()
-            pod, alive = until("an operator runs", lambda: _another(seen), 60, every=0.05)
+            pod, alive = until("an operator runs", partial(_another, seen), 60, every=0.05)
             # a pod that is deleted at once is replaced at once; a container that dies waits longer each time
             kubectl("-n", NAMESPACE, "delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
             seen, kills = alive, kills + 1

@@ -14,8 +14,12 @@ ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
 
 
 def may(verb: str, resource: str, namespace: str) -> bool:
+    kind, _, sub = resource.partition("/")  # `pods/log` would be a pod called log
     try:
-        return kubectl("auth", "can-i", verb, resource, "-n", namespace, f"--as={ACCOUNT}").strip() == "yes"
+        return (
+            kubectl("auth", "can-i", verb, kind, f"--subresource={sub}", "-n", namespace, f"--as={ACCOUNT}").strip()
+            == "yes"
+        )
     except CommandFailed:  # `no` ends with 1
         return False
 
