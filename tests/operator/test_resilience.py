@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,22 @@ def test_no_cluster_and_bad_settings_are_said_in_one_line(granted: KubeServer, t
         assert operator.process is not None and operator.process.returncode == code
         assert words in operator.told() and "Traceback" not in operator.told()
         operator.log.unlink()
+
+
+def test_a_port_that_cannot_be_had_is_said_in_one_line(granted: KubeServer, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        for port, why in ((number, "Address already in use"), (70_000, "0-65535")):
+            operator = Operator(granted, tmp_path, "--all-namespaces", port=str(port))
+            with pytest.raises(AssertionError):
+                operator.start()
+            assert operator.process is not None and operator.process.returncode == 1
+            assert f"restore-operator: port {port}: " in operator.told() and why in operator.told()
+            assert operator.told().rstrip().endswith("set another RESTORE_OPERATOR_PORT")
+            assert "Traceback" not in operator.told()
+            operator.log.unlink()
 
 
 def test_the_api_server_goes_away_and_comes_back(tmp_path: Path, granted: KubeServer) -> None:
