@@ -55,16 +55,17 @@ def main() -> None:
             grant(kube)
             kube.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}})
             with Operator(kube, folder, "--namespace", SPACE, progress_seconds="5") as operator:
-                assert operator.process is not None
                 version = kube.get("/version")["gitVersion"]
-                text = _report(measure(World(kube, SPACE), psutil.Process(operator.process.pid), given), given, version)
+                text = _report(measure(World(kube, SPACE), operator, given), given, version)
     print(text)
     if given.write:
         given.write.write_text(text, encoding="utf-8")
 
 
-def measure(world: World, process: psutil.Process, given: argparse.Namespace) -> dict[str, Any]:
+def measure(world: World, operator: Operator, given: argparse.Namespace) -> dict[str, Any]:
     """The figures, by name. Seconds, MiB, percent of a core."""
+    assert operator.process is not None
+    process = psutil.Process(operator.process.pid)
     player = Player(world)
     player.start()
     for n in range(given.paced):
@@ -79,7 +80,7 @@ def measure(world: World, process: psutil.Process, given: argparse.Namespace) ->
     player.wait(given.paced + given.burst)
     ended = time.monotonic() - began
     busy = _cpu(process) - used
-    time.sleep(10)  # the last looks set the Jobs' time to live
+    _settle(operator)
     used = _cpu(process)
     time.sleep(given.idle)
     idle = 100 * (_cpu(process) - used) / given.idle
@@ -101,6 +102,19 @@ def measure(world: World, process: psutil.Process, given: argparse.Namespace) ->
         "asked": {words: count / (given.paced + given.burst) for words, count in asked.most_common()},
         "kept": len(kept),
     }
+
+
+def _settle(operator: Operator) -> None:
+    """Until the operator looks at nothing any more: the last looks set the Jobs' time to live."""
+    looks, since, deadline = "", time.monotonic(), time.monotonic() + 300
+    while time.monotonic() - since < 10:
+        now = next(
+            line for line in operator.ask("/metrics").splitlines() if "reconcile_total{" in line and '"ok"' in line
+        )
+        if now != looks:
+            looks, since = now, time.monotonic()
+        assert time.monotonic() < deadline, "the operator does not come to rest"
+        time.sleep(1)
 
 
 def _cpu(process: psutil.Process) -> float:
