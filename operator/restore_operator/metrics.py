@@ -156,10 +156,10 @@ class Port:
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, None, self._port).start()
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             await self._runner.cleanup()
-            number = getattr(error, "errno", None)  # the event loop's own words name addresses and repeat themselves
-            why = os.strerror(number) if number else str(error)
+            # The event loop's own words name every address.
+            why = os.strerror(error.errno) if error.errno else str(error)
             raise PortUnavailable(f"port {self._port}: {why}: set another RESTORE_OPERATOR_PORT") from None
 
     async def close(self) -> None:

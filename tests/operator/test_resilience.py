@@ -100,6 +100,7 @@ def test_no_cluster_and_bad_settings_are_said_in_one_line(granted: KubeServer, t
             2,
             "RESTORE_OPERATOR_PROGRESS_SECONDS is 'often': must be a whole number, 1 at least",
         ),
+        ({"port": "70000"}, 2, "RESTORE_OPERATOR_PORT is '70000': must be a whole number, 65535 at most"),
         ({"log_format": "xml"}, 2, "must be one of json, text"),
     ):
         operator = Operator(granted, tmp_path, "--all-namespaces", **settings)
@@ -115,15 +116,12 @@ def test_a_port_that_cannot_be_had_is_said_in_one_line(granted: KubeServer, tmp_
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         number = taken.getsockname()[1]
-        for port, why in ((number, "Address already in use"), (70_000, "0-65535")):
-            operator = Operator(granted, tmp_path, "--all-namespaces", port=str(port))
-            with pytest.raises(AssertionError):
-                operator.start()
-            assert operator.process is not None and operator.process.returncode == 1
-            assert f"restore-operator: port {port}: " in operator.told() and why in operator.told()
-            assert operator.told().rstrip().endswith("set another RESTORE_OPERATOR_PORT")
-            assert "Traceback" not in operator.told()
-            operator.log.unlink()
+        operator = Operator(granted, tmp_path, "--all-namespaces", port=str(number))
+        with pytest.raises(AssertionError):
+            operator.start()
+        assert operator.process is not None and operator.process.returncode == 1
+        words = f"restore-operator: port {number}: Address already in use: set another RESTORE_OPERATOR_PORT"
+        assert operator.told().splitlines() == [words]
 
 
 def test_the_api_server_goes_away_and_comes_back(tmp_path: Path, granted: KubeServer) -> None:

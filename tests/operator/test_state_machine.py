@@ -43,7 +43,7 @@ STEPS = st.lists(st.tuples(_weighted(HAPPENINGS), _weighted(LOOKS)), min_size=20
 
 
 @given(script=STEPS)
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=1000, deadline=None)
 def test_whatever_happens_in_whatever_order(script: list[tuple[str, str]]) -> None:
     world = World()
     world.look()

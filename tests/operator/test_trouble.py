@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from kube_server import KubeServer
-from restore_operator.api import DatabaseRestore
+from manifests import CRD
 from restore_operator.kube import JOBS, RESTORES, Conflict, Json, Kind, RealKube
 from restore_operator.progress import ProgressReader
 from restore_operator.settings import Settings
@@ -146,6 +146,24 @@ class Vanishing(Beaten):
         return await super().get(kind, namespace, name) if kind == RESTORES else None
 
 
+@pytest.fixture(scope="module")
+def unwatched(kube: KubeServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A namespace that no operator sees: what looks at it is the test."""
+    with KubeServer(kube.binaries, tmp_path_factory.mktemp("unwatched")) as server:
+        server.install(CRD)
+        yield World(server, "default")
+
+
+@pytest.fixture(autouse=True)
+def _swept(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "unwatched" in request.fixturenames:
+        world: World = request.getfixturevalue("unwatched")
+        world.kube.delete(f"{world.restores}/reset")
+        for job in world.jobs():
+            world.remove_job(job)
+
+
 def _look(kube: KubeServer, adapter: type[RealKube], namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig()))
 
@@ -157,18 +175,15 @@ def _look(kube: KubeServer, adapter: type[RealKube], namespace: str, monkeypatch
     asyncio.run(go())
 
 
-def test_our_own_job_that_came_first_is_adopted(
-    kube: KubeServer, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = World(kube, namespace)
-    made = DatabaseRestore.model_validate(world.apply() | {"status": {}})
-    _look(kube, Beaten, namespace, monkeypatch)
-    (job,) = world.jobs()
-    status = world.status()
+def test_our_own_job_that_came_first_is_adopted(unwatched: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = unwatched.apply()
+    _look(unwatched.kube, Beaten, unwatched.namespace, monkeypatch)
+    (job,) = unwatched.jobs()
+    status = unwatched.status()
     assert status["jobRef"] == {"name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
-    assert status["attempt"] == 1 and made.metadata.uid == job["metadata"]["ownerReferences"][0]["uid"]
-    _look(kube, RealKube, namespace, monkeypatch)
-    assert len(world.jobs()) == 1 and world.status()["attempt"] == 1
+    assert status["attempt"] == 1 and made["metadata"]["uid"] == job["metadata"]["ownerReferences"][0]["uid"]
+    _look(unwatched.kube, RealKube, unwatched.namespace, monkeypatch)
+    assert len(unwatched.jobs()) == 1 and unwatched.status()["attempt"] == 1
 
 
 @pytest.mark.parametrize(
@@ -179,11 +194,10 @@ def test_our_own_job_that_came_first_is_adopted(
         (Vanishing, Conflict, "already exists"),
     ],
 )
-def test_a_job_that_is_not_ours_is_not(
-    adapter: Any, error: type[Exception], words: str, kube: KubeServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+def test_a_job_of_that_name_that_is_not_ours_is_left_alone(
+    adapter: type[RealKube], error: type[Exception], words: str, unwatched: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(kube, namespace)
-    world.apply()
+    unwatched.apply()
     with pytest.raises(error, match=words):
-        _look(kube, adapter, namespace, monkeypatch)
-    assert "jobRef" not in world.status()
+        _look(unwatched.kube, adapter, unwatched.namespace, monkeypatch)
+    assert "jobRef" not in unwatched.status() and len(unwatched.jobs()) == 1
