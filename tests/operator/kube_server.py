@@ -200,7 +200,7 @@ class KubeServer:
 
     def create(self, path: str, body: Json) -> Json:
         """As kubectl does it: with strict validation of fields."""
-        created: Json = self.request("POST", f"{path}?fieldValidation=Strict", body)
+        created: Json = self.request("POST", f"{path}{'&' if '?' in path else '?'}fieldValidation=Strict", body)
         return created
 
     def get(self, path: str) -> Json:
