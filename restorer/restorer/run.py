@@ -30,7 +30,7 @@ from restorer.load.heartbeat import Heartbeat
 from restorer.load.leader import Leader, worth_cutting
 from restorer.load.pool import Pool, Process, dismiss, spawn
 from restorer.load.task_loader import check_limit
-from restorer.load.worker import IDLE_SECONDS, Workbench
+from restorer.load.worker import IDLE_SECONDS, Workbench, calm_collector
 from restorer.model import TablePlan
 from restorer.preflight import Prepared
 from restorer.report import Check, Counters, Report, SnapshotInfo
@@ -151,6 +151,7 @@ class _Execution:
             self.emit(PhaseChanged("Cleaning"))
             clean.clean(self.session, self.ledger, self.spec, plans)
         self.emit(PhaseChanged("Loading"))
+        calm_collector()
         bench = self._bench(prepared)
         try:
             Leader(bench, plans, self._still_ours, self.spares).load()
