@@ -36,10 +36,10 @@ pytest: kube     ## the tests that are not slow
 slow: kube       ## the slow tests, and what is skipped
 	$(BIN)/python -m pytest -m "slow and not e2e" -rs --timeout=1200 $(ARGS) || test $$? -eq 5  # 5: there are none
 
-e2e: setup       ## everything, on the cluster that KUBECONFIG names; the image must be on its node
+e2e: setup       ## the whole thing, on the cluster that KUBECONFIG names; the image must be on its node
 	E2E_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m "e2e and not slow" tests/e2e -rs --timeout=900 $(ARGS)
 
-e2e-slow: setup  ## the slow ones of them: the operator killed fifty times
+e2e-slow: setup  ## the operator killed fifty times, on that cluster
 	E2E_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m "e2e and slow" tests/e2e -rs --timeout=1800 $(ARGS)
 
 image:           ## the image, with Docker
