@@ -1,25 +1,29 @@
 """A real Prometheus finds the pods by the chart's own monitors, and its final numbers are those of status and ledger.
 
 Prometheus runs beside the cluster, as its pods can be reached from here. The monitors are taken from the chart as helm renders them and
-translated into what the Prometheus Operator would write. Everything has namespaces and a release of its own: `mon-e2e-…`.
+translated into what the Prometheus Operator would write. Debian's Prometheus is built without kubernetes_sd_configs: `Discovery` hands it
+the same targets with the same labels through files, and Prometheus' own relabelling chooses among them. Everything has namespaces and a
+release of its own: `mon-e2e-…`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from cluster import CommandFailed, Json, apply, get, in_rehearsal, kubectl, run, until
+from cluster import CommandFailed, Json, apply, get, in_rehearsal, items, kubectl, run, until
 from installed import CHART, ROOT
 from restorer.demo.lms import schema_sql
 from restores import OUTCOMES, Restore
@@ -103,7 +107,7 @@ def backups(surroundings: None) -> None:
     until("the backups are written", written, 300)
 
 
-def scrape_config(monitor: Json) -> Json:
+def scrape_config(monitor: Json, folder: Path) -> Json:
     """What the Prometheus Operator makes of a PodMonitor or a ServiceMonitor, as far as the chart's go."""
     spec, pods = monitor["spec"], monitor["kind"] == "PodMonitor"
     (endpoint,) = spec["podMetricsEndpoints" if pods else "endpoints"]
@@ -123,36 +127,95 @@ def scrape_config(monitor: Json) -> Json:
         {"source_labels": [f"__meta_kubernetes_{source}"], "target_label": target}
         for source, target in (("namespace", "namespace"), ("pod_name", "pod"))
     ]
-    found: Json = {
-        "role": "pod" if pods else "endpoints",
-        "kubeconfig_file": os.environ["KUBECONFIG"],
-        "namespaces": {"names": spec["namespaceSelector"]["matchNames"]},
-    }
     return {
         "job_name": f"{monitor['metadata']['namespace']}/{monitor['metadata']['name']}",
         "honor_labels": endpoint["honorLabels"],
         "metrics_path": endpoint["path"],
         "scrape_interval": endpoint["interval"],
         "scrape_timeout": endpoint["interval"],
-        "kubernetes_sd_configs": [found],
+        "file_sd_configs": [{"files": [str(folder / f"{'pod' if pods else 'endpoints'}.json")]}],
         "relabel_configs": keep + labels,
     }
+
+
+class Discovery(threading.Thread):
+    """The targets of `role: pod` and `role: endpoints` of some namespaces, anew every half second, in a file for each role."""
+
+    def __init__(self, folder: Path, namespaces: Sequence[str]) -> None:
+        super().__init__(daemon=True)
+        self._folder, self._namespaces = folder, namespaces
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(0.5):
+            with contextlib.suppress(CommandFailed):  # the API server is away: what was found stays
+                self.write()
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+    def write(self) -> None:
+        pods, endpoints = [], []
+        for name in self._namespaces:
+            there, services = items("pods", name), items("services", name)
+            pods += [target for pod in there for target in _targets(pod)]
+            for service in services:
+                meta = _meta("service", service["metadata"])
+                chosen = service["spec"].get("selector", {}).items()
+                fitting = [p for p in there if chosen and chosen <= p["metadata"].get("labels", {}).items()]
+                for target in (t for pod in fitting for t in _targets(pod)):
+                    port = {"__meta_kubernetes_endpoint_port_name": target["labels"][_PORT]}
+                    endpoints.append({"targets": target["targets"], "labels": target["labels"] | meta | port})
+        for role, found in (("pod", pods), ("endpoints", endpoints)):
+            fresh = self._folder / f"{role}.new"
+            fresh.write_text(json.dumps(found))
+            fresh.rename(self._folder / f"{role}.json")
+
+
+_PORT = "__meta_kubernetes_pod_container_port_name"
+
+
+def _meta(of: str, metadata: Json) -> dict[str, str]:
+    told = {f"__meta_kubernetes_{of}_name": metadata["name"], "__meta_kubernetes_namespace": metadata["namespace"]}
+    for label, value in metadata.get("labels", {}).items():
+        told[f"__meta_kubernetes_{of}_label_{re.sub(r'[^a-zA-Z0-9_]', '_', label)}"] = value
+    return told
+
+
+def _targets(pod: Json) -> list[Json]:
+    """One for each port of a pod that has an address."""
+    ip, ports = pod["status"].get("podIP"), [p for c in pod["spec"]["containers"] for p in c.get("ports", [])]
+    labels = _meta("pod", pod["metadata"]) | {"__meta_kubernetes_pod_phase": pod["status"]["phase"]}
+    return [
+        {"targets": [f"{ip}:{port['containerPort']}"], "labels": labels | {_PORT: port.get("name", "")}}
+        for port in ports
+        if ip
+    ]
 
 
 @pytest.fixture(scope="module")
 def prometheus(surroundings: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     both = ("--set", "metrics.podMonitor.enabled=true", "--set", "metrics.serviceMonitor.enabled=true")
-    rendered = yaml.safe_load_all(chart("template", RELEASE, CHART, *both))
+    rendered = yaml.safe_load_all(chart("template", RELEASE, CHART, "--kube-version", "1.29.0", *both))
     monitors = [m for m in rendered if m and m["kind"] in ("PodMonitor", "ServiceMonitor")]
     assert len(monitors) == 2
+    folder = tmp_path_factory.mktemp("prometheus")
+    # all of them: which ones count is for the monitors to say
+    discovery = Discovery(folder, (SYSTEM, SPACE, DATABASE))
+    discovery.write()
+    discovery.start()
     config = {
         "global": {"evaluation_interval": "2s"},
         "rule_files": [str(ALERTS)],
-        "scrape_configs": [scrape_config(monitor) for monitor in monitors],
+        "scrape_configs": [scrape_config(monitor, folder) for monitor in monitors],
     }
-    with Prometheus(tmp_path_factory.mktemp("prometheus"), config) as prometheus:
-        until("the operator is scraped", lambda: prometheus.query("dbrestore_operator_info"), 30)
-        yield prometheus
+    try:
+        with Prometheus(folder, config) as prometheus:
+            until("the operator is scraped", lambda: prometheus.query("dbrestore_operator_info"), 30)
+            yield prometheus
+    finally:
+        discovery.stop()
 
 
 @dataclass
