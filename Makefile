@@ -9,7 +9,7 @@ IMAGE := database-restore-operator:dev
 DOCKER := docker
 KIND := kind
 
-.PHONY: help setup demo test kube pytest slow e2e e2e-slow image kind-up kind-down bench bench-operator lint format types imports crds lock clean
+.PHONY: help setup demo test kube pytest slow e2e e2e-slow image kind-up kind-down bench bench-operator lint format types imports crds dashboard lock clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
@@ -73,10 +73,14 @@ types: setup     ## mypy, strict
 imports: setup   ## who may import whom
 	$(BIN)/lint-imports
 
-crds: setup      ## the CustomResourceDefinition and docs/reference.md anew from the models
+crds: setup      ## the CustomResourceDefinition, docs/reference.md and docs/metrics.md anew from the code
 	$(BIN)/python -m restore_operator.crd > crds/databaserestores.dbrestore.io.yaml
 	$(BIN)/python -m restore_operator.reference > docs/reference.md
+	$(BIN)/python -m restore_operator.metrics_page > docs/metrics.md
 	cp crds/*.yaml charts/database-restore-operator/files/crds/
+
+dashboard: setup ## the Grafana dashboard anew from scripts/dashboard
+	$(BIN)/python scripts/dashboard > charts/database-restore-operator/files/dashboard.json
 
 lock: setup      ## the locks anew from pyproject.toml
 	scripts/lock $(BIN)/python

@@ -21,6 +21,7 @@ PORT = 9090  # /metrics, /progress and /healthz of the pod
 GRACE = 60  # seconds between SIGTERM and SIGKILL, and by which the Job's own deadline is later than the operator's
 WAIT = 60  # seconds that a pod waits for a target that another run still holds
 SPEC_VARIABLE = "RESTORE_SPEC"
+SCRAPE = {"prometheus.io/scrape": "true", "prometheus.io/port": str(PORT), "prometheus.io/path": "/metrics"}
 
 
 def job_name(restore: DatabaseRestore, attempt: int) -> str:
@@ -56,8 +57,8 @@ def make_job(
     template, pods = restore.spec.job_template, 1 if cancel else restore.spec.load.pods
     marks = labels(restore, attempt, cancel=cancel)
     meta: Json = {"labels": marks}
-    if template.annotations:
-        meta["annotations"] = dict(template.annotations)
+    if annotations := (SCRAPE if settings.scrape_annotations else {}) | template.annotations:
+        meta["annotations"] = annotations
     spec: Json = {
         "backoffLimit": restore.spec.backoff_limit,
         "activeDeadlineSeconds": max(remaining, 1) + GRACE,

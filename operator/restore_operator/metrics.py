@@ -5,59 +5,112 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import get_args
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from restorer.watch.families import Family, without_created
+from restorer.watch.figures import OUTCOMES
 
-from .api import DatabaseRestore, Phase, ProgressStatus
+from . import __version__
+from .api import DatabaseRestore, FallbackStatus, ProgressStatus
+from .families import (
+    COMPLETION,
+    CONDITION,
+    DEADLINE,
+    DEPTH,
+    DURATION,
+    ETA,
+    FALLBACK_BATCHES,
+    FALLBACK_RECORDS,
+    INFO,
+    LOADED,
+    OF_RESTORES,
+    OLDEST,
+    OPERATOR,
+    PHASE,
+    PHASES,
+    QUEUED,
+    RATIO,
+    REASON,
+    RECONCILE_DURATION,
+    RECONCILES,
+    RECORDS,
+    REJECTS_USED,
+    RESULTS,
+    SIZE,
+    TABLES,
+    TABLES_DONE,
+    TRUTHS,
+)
 from .observed import time_of
 from .queue import Key, Queue
-from .status import is_over
+from .status import is_over, of_run
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STUCK = 300.0  # seconds that a mark may wait before the operator is not well
-OUTCOMES = ("inserted", "updated", "duplicate", "conflict", "rejected")
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What is kept of a restore: a few figures, not its status."""
+    """What is kept of a restore: a few figures, not its status. Times are Unix seconds."""
 
     run: str
     mode: str
     snapshot: str
     phase: str
-    ratio: float | None
-    records: tuple[int, ...]
+    reason: str
+    conditions: tuple[tuple[str, str], ...]
+    progress: ProgressStatus | None
+    fallback: tuple[FallbackStatus, ...]
+    rejects_used: float | None
     started: float | None
     completed: float | None
+    queued: float | None
+    deadline: float | None
 
 
 class Restores(Collector):
     """The restores that are there, as their statuses were last seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._seen: dict[Key, _Seen] = {}
 
     def see(self, restore: DatabaseRestore) -> None:
-        status, progress = restore.status, restore.status.progress or ProgressStatus()
-        started, completed = time_of(status.start_time), time_of(status.completion_time)
-        over = is_over(status, restore.spec.run_id)
-        self._seen[restore.metadata.namespace, restore.metadata.name] = _Seen(
-            run=restore.spec.run_id,
-            mode=restore.spec.mode,
+        key = restore.metadata.namespace, restore.metadata.name
+        spec, status = restore.spec, of_run(restore)
+        started, completed = _seconds(status.start_time), _seconds(status.completion_time)
+        over = is_over(status, spec.run_id)
+        succeeded = status.condition("Succeeded")
+        self._seen[key] = _Seen(
+            run=spec.run_id,
+            mode=spec.mode,
             snapshot=status.snapshot.name if status.snapshot else "",
             phase=status.phase or "",
-            ratio=progress.percent / 100 if status.progress else None,
-            records=tuple(getattr(progress, f"records_{outcome}") for outcome in OUTCOMES),
-            started=started.timestamp() if started else None,
-            completed=completed.timestamp() if completed and over else None,
+            reason=succeeded.reason if succeeded and status.phase else "",
+            # a new run knows of the one before only the conditions' times
+            conditions=tuple((c.type, c.status) for c in status.conditions) if status.phase else (),
+            progress=status.progress,
+            fallback=tuple(status.fallback),
+            rejects_used=_rejects_used(restore, status.progress),
+            started=started,
+            completed=completed if over else None,
+            queued=self._queued_since(restore, self._seen.get(key)),
+            deadline=started + spec.active_deadline_seconds if started is not None and not over else None,
         )
+
+    def _queued_since(self, restore: DatabaseRestore, before: _Seen | None) -> float | None:
+        status = of_run(restore)
+        if status.phase != "Queued":
+            return None
+        if before is not None:
+            return before.queued if before.queued is not None and before.run == status.run_id else self._clock()
+        began = status.condition("Reconciling")
+        return _seconds(began.last_transition_time) if began is not None else self._clock()
 
     def forget(self, key: Key) -> None:
         self._seen.pop(key, None)
@@ -66,58 +119,87 @@ class Restores(Collector):
         return len(self._seen)
 
     def collect(self) -> Iterable[Metric]:
-        names = ["namespace", "restore"]
-        info = GaugeMetricFamily(
-            "dbrestore_restore_info", "A restore; always 1.", labels=[*names, "run", "mode", "snapshot"]
-        )
-        phase = GaugeMetricFamily(
-            "dbrestore_restore_phase", "1 for the phase that a restore is in.", labels=[*names, "phase"]
-        )
-        ratio = GaugeMetricFamily(
-            "dbrestore_restore_progress_ratio", "Bytes done of bytes in all, 0 to 1.", labels=names
-        )
-        records = GaugeMetricFamily(
-            "dbrestore_restore_records", "Records of the run by what became of them.", labels=[*names, "outcome"]
-        )
-        duration = GaugeMetricFamily(
-            "dbrestore_restore_duration_seconds", "Seconds since the start, or that it took.", labels=names
-        )
-        completion = GaugeMetricFamily(
-            "dbrestore_restore_completion_timestamp_seconds", "When the run ended, in Unix time.", labels=names
-        )
-        now = time.time()
+        made = {family: family.gauge() for family in OF_RESTORES}
+        now = self._clock()
         for key, seen in self._seen.items():
-            info.add_metric([*key, seen.run, seen.mode, seen.snapshot], 1)
-            for each in get_args(Phase):
-                phase.add_metric([*key, each], float(seen.phase == each))
-            for outcome, count in zip(OUTCOMES, seen.records, strict=True):
-                records.add_metric([*key, outcome], count)
-            if seen.ratio is not None:
-                ratio.add_metric(key, seen.ratio)
-            if seen.started is not None:
-                duration.add_metric(key, max((seen.completed or now) - seen.started, 0.0))
-            if seen.completed is not None:
-                completion.add_metric(key, seen.completed)
-        return [info, phase, ratio, records, duration, completion]
+            made[INFO].add_metric([*key, seen.run, seen.mode, seen.snapshot], 1)
+            for each in PHASES:
+                made[PHASE].add_metric([*key, each], float(seen.phase == each))
+            for kind, status in seen.conditions:
+                for truth in TRUTHS:
+                    made[CONDITION].add_metric([*key, kind, truth], float(status == truth))
+            if seen.reason:
+                made[REASON].add_metric([*key, seen.reason], 1)
+            _add_progress(made, key, seen.progress or ProgressStatus())
+            _add_fallback(made, key, seen.fallback)
+            eta = seen.progress.eta_seconds if seen.progress and seen.phase == "Running" else None
+            for family, value in (
+                (REJECTS_USED, seen.rejects_used),
+                (ETA, eta),
+                (DURATION, None if seen.started is None else max((seen.completed or now) - seen.started, 0.0)),
+                (QUEUED, None if seen.queued is None else max(now - seen.queued, 0.0)),
+                (DEADLINE, seen.deadline),
+                (COMPLETION, seen.completed),
+            ):
+                if value is not None:
+                    made[family].add_metric(key, value)
+        return made.values()
 
 
-class Metrics:
+def _add_progress(made: dict[Family, GaugeMetricFamily], key: Key, progress: ProgressStatus) -> None:
+    for outcome in OUTCOMES:
+        made[RECORDS].add_metric([*key, outcome], getattr(progress, f"records_{outcome}"))
+    if not progress.tables_total:  # nothing is known yet
+        return
+    whole = progress.bytes_total
+    made[RATIO].add_metric(key, min(progress.bytes_done / whole, 1.0) if whole else progress.percent / 100)
+    made[SIZE].add_metric(key, whole)
+    made[LOADED].add_metric(key, progress.bytes_done)
+    made[TABLES].add_metric(key, progress.tables_total)
+    made[TABLES_DONE].add_metric(key, progress.tables_done)
+
+
+def _add_fallback(made: dict[Family, GaugeMetricFamily], key: Key, fallback: tuple[FallbackStatus, ...]) -> None:
+    for rung in fallback:
+        made[FALLBACK_BATCHES].add_metric([*key, rung.level], rung.batches)
+        made[FALLBACK_RECORDS].add_metric([*key, rung.level], rung.records)
+
+
+def _rejects_used(restore: DatabaseRestore, progress: ProgressStatus | None) -> float | None:
+    """As `restorer.spec.Rejects.exceeded` counts."""
+    rejects = restore.spec.rejects
+    if progress is None or (rejects.limit is None and progress.records_read < 1000):
+        return None
+    allowed = rejects.limit if rejects.limit is not None else progress.records_read * (rejects.percent or 0) / 100
+    return progress.records_rejected / allowed if allowed else None
+
+
+def _seconds(moment: str | None) -> float | None:
+    found = time_of(moment)
+    return found.timestamp() if found else None
+
+
+class Metrics(Collector):
     """Everything on the port. `attach` adds the queue's figures."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = CollectorRegistry(auto_describe=False)
         self.restores = Restores()
+        self.reconciles, self.duration = RECONCILES.counter(), RECONCILE_DURATION.histogram()
+        for result in RESULTS:  # there from 0 on: `increase()` sees the first error too
+            self.reconciles.labels(result)
         self.registry.register(self.restores)
-        self.reconciles = Counter("dbrestore_reconcile", "Looks at a restore.", ["result"], registry=self.registry)
-        self.duration = Histogram(
-            "dbrestore_reconcile_duration_seconds",
-            "Seconds that a look took.",
-            buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
-            registry=self.registry,
-        )
+        self.registry.register(self)
 
     def attach(self, queue: Queue) -> None:
         self.registry.register(_QueueFigures(queue))
+
+    def collect(self) -> Iterator[Metric]:
+        info = OPERATOR.gauge()
+        info.add_metric([__version__], 1)
+        yield info
+        yield from without_created(self.reconciles)
+        yield from without_created(self.duration)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
@@ -128,10 +210,10 @@ class _QueueFigures(Collector):
         self._queue = queue
 
     def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily("dbrestore_queue_depth", "Restores that wait to be looked at.", value=self._queue.depth)
-        yield GaugeMetricFamily(
-            "dbrestore_queue_oldest_seconds", "How long the oldest of them waits.", value=self._queue.oldest
-        )
+        for family, value in ((DEPTH, float(self._queue.depth)), (OLDEST, self._queue.oldest)):
+            gauge = family.gauge()
+            gauge.add_metric([], value)
+            yield gauge
 
 
 class PortUnavailable(Exception):

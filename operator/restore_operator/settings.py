@@ -28,6 +28,7 @@ class Settings:
     memory_limit: str = _doc("1Gi", "Memory that a restore pod may use.")
     spool_limit: str = _doc("1Gi", "Size of the pod's /tmp.")
     job_ttl_seconds: int = _doc(86_400, "A finished Job is removed after so many seconds, once its verdict is stored.")
+    scrape_annotations: bool = _doc(False, "Restore pods carry prometheus.io/scrape, port and path.")
     progress_seconds: int = _doc(5, "Seconds between two looks at a running restore.", least=1)
     progress_from_logs: bool = _doc(False, "Read progress from the pod's log where its port cannot be reached.")
     resync_seconds: int = _doc(

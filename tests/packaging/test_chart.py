@@ -20,6 +20,15 @@ VARIANTS = {
     "progress from logs": ("progress.fromLogs=true",),
     "network policy": ("networkPolicy.enabled=true", "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prom"),
     "network policy of one namespace": ("networkPolicy.enabled=true", "watchNamespace=lms"),
+    "network policies of restores": (
+        "networkPolicy.enabled=true",
+        "watchNamespace=lms",
+        "networkPolicy.restoreNamespaces[0]=lms",
+        "networkPolicy.restoreNamespaces[1]=ops",
+        "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=watch",
+    ),
+    "scraped by annotations": ("metrics.annotations=true", "podAnnotations.note=yes"),
+    "with the dashboard": ("metrics.dashboard.enabled=true",),
     "without the CRD": ("crds.install=false",),
     "by digest": (f"image.digest=sha256:{'0' * 64}",),
     "with what people add": (
@@ -75,6 +84,9 @@ def test_the_api_server_takes_every_manifest(render: Render, kubectl: Run, setti
         ("networkPolicy.apiServerPorts[0]=70000", "apiServerPorts"),
         ("logLevel=loud", "logLevel"),
         ("metrics.service.port=9", "port"),
+        ("metrics.podMonitor.interval=often", "interval"),
+        ("metrics.prometheusRule.labels.release=1", "release"),
+        ("networkPolicy.restoreNamespaces[0]=Not_A_Name", "restoreNamespaces"),
         ("replicas=2", "replicas"),
         ("extraEnv[0].value=5", "extraEnv"),
     ],
@@ -183,6 +195,7 @@ def test_the_operator_understands_every_setting_it_is_given(render: Render, sett
     made = Settings.of(given)
     assert (made.restorer_image, made.log_level) == (container["image"], "DEBUG")
     assert made.progress_from_logs is ("progress.fromLogs=true" in settings)
+    assert made.scrape_annotations is ("metrics.annotations=true" in settings)
     assert {p["name"]: p["containerPort"] for p in container["ports"]} == {"metrics": made.port}
 
 

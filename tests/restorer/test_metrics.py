@@ -14,7 +14,7 @@ from restorer.report import Counters
 from restorer.watch.metrics import Metrics
 from restorer.watch.progress import Progress
 
-WHO = {"namespace": "lms", "name": "reset"}
+WHO = {"namespace": "lms", "restore": "reset"}
 
 
 class Scraped:
@@ -54,6 +54,7 @@ def test_every_metric_is_there_with_its_type(scraped: Scraped) -> None:
         "dbrestore_progress_ratio": "gauge",
         "dbrestore_eta_seconds": "gauge",
         "dbrestore_last_progress_timestamp_seconds": "gauge",
+        "dbrestore_stalled": "gauge",
         "dbrestore_tables": "gauge",
     }
     assert "_created" not in scraped.metrics.text().decode()
@@ -80,6 +81,17 @@ def test_a_tables_counters_are_there_from_zero_on(scraped: Scraped) -> None:
     assert scraped.value("dbrestore_records_total", table="users", outcome="rejected") is None
     scraped.emit(TableChanged("users", "Loading"))
     assert scraped.value("dbrestore_records_total", table="users", outcome="rejected") == 0
+    assert scraped.value("dbrestore_bytes_total", table="users") == 0
+    assert scraped.value("dbrestore_retries_total", sqlstate_class="none") == 0
+
+
+def test_a_stall_is_told_while_it_lasts(scraped: Scraped) -> None:
+    scraped.emit(TableChanged("users", "Loading"))
+    assert scraped.value("dbrestore_stalled") == 0
+    scraped.at = 301  # the default of spec.stallTimeoutSeconds is 300
+    assert scraped.value("dbrestore_stalled") == 1
+    scraped.emit(BatchLoaded("users", "Copy", Counters(read=1, inserted=1), 10, 0.01))
+    assert scraped.value("dbrestore_stalled") == 0
 
 
 def test_retries_are_counted_by_class(scraped: Scraped) -> None:
