@@ -53,8 +53,9 @@ types: setup     ## mypy, strict
 imports: setup   ## who may import whom
 	$(BIN)/lint-imports
 
-crds: setup      ## the CustomResourceDefinition and docs/reference.md anew from the models
+crds: setup      ## the CustomResourceDefinitions and docs/reference.md anew from the models
 	$(BIN)/python -m restore_operator.crd > crds/databaserestores.dbrestore.io.yaml
+	$(BIN)/python -m restore_operator.schedule_crd > crds/databaserestoreschedules.dbrestore.io.yaml
 	$(BIN)/python -m restore_operator.reference > docs/reference.md
 
 lock: setup      ## requirements.txt anew from pyproject.toml

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -115,7 +115,7 @@ class Metrics:
             registry=self.registry,
         )
 
-    def attach(self, queue: Queue) -> None:
+    def attach(self, queue: Queue[Any]) -> None:
         self.registry.register(_QueueFigures(queue))
 
     def text(self) -> bytes:
@@ -123,7 +123,7 @@ class Metrics:
 
 
 class _QueueFigures(Collector):
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue[Any]) -> None:
         self._queue = queue
 
     def collect(self) -> Iterable[Metric]:
@@ -136,7 +136,7 @@ class _QueueFigures(Collector):
 class Port:
     """HTTP on one port: /metrics; /healthz, 503 when looks do not come through; /readyz, 503 until restores are watched."""
 
-    def __init__(self, port: int, metrics: Metrics, queue: Queue) -> None:
+    def __init__(self, port: int, metrics: Metrics, queue: Queue[Any]) -> None:
         self._port, self._metrics, self._queue = port, metrics, queue
         self.ready = False
         self._runner: web.AppRunner | None = None
