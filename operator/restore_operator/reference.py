@@ -52,7 +52,8 @@ def text() -> str:
         _table("status", crd.status_schema()),
     ]
     parts += [
-        "\n## DatabaseRestoreSchedule: spec\n\n`template.spec` takes every field of a DatabaseRestore's spec, above, but runID, suspend and cancel.\n\n",
+        "\n## DatabaseRestoreSchedule: spec\n\n",
+        "`template.spec` takes every field of a DatabaseRestore's spec, above, but runID, suspend and cancel.\n\n",
         _table("spec", _without_template(schedule_crd.spec_schema())),
         "\n## DatabaseRestoreSchedule: status\n\n",
         _table("status", schedule_crd.status_schema()),

@@ -194,10 +194,11 @@ def agenda(schedule: DatabaseRestoreSchedule, children: Iterable[Child], now: da
 def _account(
     schedule: DatabaseRestoreSchedule, status: ScheduleStatus, family: list[Child], cron: Cron, now: datetime
 ) -> _Accounts:
-    """Every due time that nobody has accounted for yet."""
+    """Every due time that is not accounted for yet. `status`: with what the children tell of themselves."""
     spec, made = schedule.spec, _Accounts()
-    known = (status.last_schedule_time, status.last_missed_time, schedule.metadata.creation_timestamp)
-    cursor = max(moment for moment in (*map(time_of, known), *(c.scheduled for c in family)) if moment is not None)
+    # Of a schedule that has none of these yet nothing is due before it was made.
+    told = max(filter(None, (status.last_schedule_time, status.last_missed_time)), default=None)
+    cursor = time_of(told or schedule.metadata.creation_timestamp) or now
     due = cron.between(cursor, now, MOST_MISSED)
     if not due:
         return made
@@ -207,8 +208,12 @@ def _account(
         # Past MOST_MISSED nobody has counted: the last one that went by is not known, only that it is before `last`.
         if len(missed) == MOST_MISSED:
             made.missed = last - timedelta(minutes=1)
-            text = f"more than {MOST_MISSED} scheduled times were missed: was the operator away, or the schedule suspended? "
-            made.actions.append(Say("Warning", TOO_MANY_MISSED, f"{text}{_from_to(missed[0], last)}"))
+            text = (
+                f"more than {MOST_MISSED} scheduled times were missed, from {stamp(missed[0])} to before {stamp(last)}"
+            )
+            made.actions.append(
+                Say("Warning", TOO_MANY_MISSED, f"{text}: was the operator away, or the schedule suspended?")
+            )
         else:
             many = f"{len(missed)} scheduled times were" if len(missed) > 1 else "a scheduled time was"
             made.actions.append(Say("Warning", MISSED, f"{many} missed: {_from_to(missed[0], missed[-1])}"))
