@@ -5,11 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := restorer operator tests benchmarks
+IMAGE := database-restore-operator:dev
+DOCKER := docker
+KIND := kind
 
-.PHONY: help setup demo test kube pytest slow bench bench-operator lint format types imports crds lock clean
+.PHONY: help setup demo test kube pytest slow e2e image kind-up kind-down bench bench-operator lint format types imports crds lock clean
 
 help:            ## this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP)  ## .venv with everything that requirements.txt locks
 
@@ -32,6 +35,20 @@ pytest: kube     ## the tests that are not slow
 
 slow: kube       ## the slow tests, and what is skipped
 	$(BIN)/python -m pytest -m slow -rs --timeout=1200 $(ARGS) || test $$? -eq 5  # 5: there are none
+
+e2e: setup       ## everything, on the cluster that KUBECONFIG names; the image must be on its node
+	E2E_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m e2e tests/e2e -rs --timeout=900 $(ARGS)
+
+image:           ## the image, with Docker
+	$(DOCKER) build --build-arg REVISION=`git rev-parse HEAD` --tag $(IMAGE) .
+
+kind-up: image   ## a cluster in Docker with the image on its node; then: make e2e
+	$(KIND) get clusters | grep -qx dbrestore || $(KIND) create cluster --config kind-config.yaml --wait 120s
+	$(KIND) load docker-image $(IMAGE) --name dbrestore
+	$(KIND) export kubeconfig --name dbrestore
+
+kind-down:       ## that cluster away
+	$(KIND) delete cluster --name dbrestore
 
 bench: setup     ## the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -57,8 +74,9 @@ crds: setup      ## the CustomResourceDefinitions and docs/reference.md anew fro
 	$(BIN)/python -m restore_operator.crd > crds/databaserestores.dbrestore.io.yaml
 	$(BIN)/python -m restore_operator.schedule_crd > crds/databaserestoreschedules.dbrestore.io.yaml
 	$(BIN)/python -m restore_operator.reference > docs/reference.md
+	cp crds/*.yaml charts/database-restore-operator/files/crds/
 
-lock: setup      ## requirements.txt anew from pyproject.toml
+lock: setup      ## the locks anew from pyproject.toml
 	scripts/lock $(BIN)/python
 
 clean:           ## everything that make made

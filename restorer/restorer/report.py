@@ -95,3 +95,37 @@ class Report(msgspec.Struct, rename="camel"):
     warnings: list[str] = []
     attempts: int = 1
     tables_omitted: int = 0  # tables left out for room: in the termination message only
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """`at`: seconds since the run began. The others are sums since then."""
+
+    at: float
+    bytes: int
+    read: int
+    rejected: int
+
+
+class TableTimes(msgspec.Struct, frozen=True):
+    """Seconds since the run began, None where it did not come to that; `read` of the table's records."""
+
+    name: str
+    began: float | None
+    ended: float | None
+    read: int
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """How many records of a table were rejected for one reason."""
+
+    table: str
+    reason: str
+    records: int
+
+
+class History(msgspec.Struct, frozen=True):
+    """What a run was like while it went on; beside the report, not in it."""
+
+    moments: list[Moment]
+    tables: list[TableTimes]
+    reasons: list[Reason]

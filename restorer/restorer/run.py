@@ -30,7 +30,7 @@ from restorer.load.heartbeat import Heartbeat
 from restorer.load.leader import Leader, worth_cutting
 from restorer.load.pool import Pool, Process, dismiss, spawn
 from restorer.load.task_loader import check_limit
-from restorer.load.worker import IDLE_SECONDS, Workbench
+from restorer.load.worker import IDLE_SECONDS, Workbench, calm_collector
 from restorer.model import TablePlan
 from restorer.preflight import Prepared
 from restorer.report import Check, Counters, Report, SnapshotInfo
@@ -110,8 +110,7 @@ class _Execution:
             self.request.conninfo, self.spec.retry, self.emit, conn=conn, one_connection=self.scratch
         )
         found = None if self.scratch else self._find(conn)
-        if found is not None and self.request.restart:
-            self._forget(conn)
+        if found is not None and self._starts_over(found) and self._forget(conn):
             found = None
         self.known = found is not None
         if found is not None and found.finished:
@@ -152,6 +151,7 @@ class _Execution:
             self.emit(PhaseChanged("Cleaning"))
             clean.clean(self.session, self.ledger, self.spec, plans)
         self.emit(PhaseChanged("Loading"))
+        calm_collector()
         bench = self._bench(prepared)
         try:
             Leader(bench, plans, self._still_ours, self.spares).load()
@@ -187,10 +187,17 @@ class _Execution:
             )
         return found
 
-    def _forget(self, conn: Connection) -> None:
-        """--restart: a person's word that the run's ledger rows do not count any more."""
-        self._take_target(conn)
+    def _starts_over(self, found: Run) -> bool:
+        """By --restart, a person's word, also a finished run; by a manifest's `resumePolicy: Restart` an unfinished one only:
+        nothing that a cluster loses may make a run load twice."""
+        return self.request.restart or (self.spec.resume_policy == "Restart" and not found.finished)
+
+    def _forget(self, conn: Connection) -> bool:
+        """The run's ledger rows do not count any more. Not while another pod of the same run leads it: -> False"""
+        if not self._take_target(conn):
+            return False
         self.ledger.forget(conn)
+        return True
 
     def _already(self, found: Run) -> RestoreError | None:
         """A finished run is final: its report again, and nothing touched."""

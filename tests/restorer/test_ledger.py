@@ -63,6 +63,15 @@ def test_another_spec_under_the_same_name_is_refused(forty: Restore):
     assert result.error is not None and result.error.exit_code == 2 and "another spec" in result.error.line()
 
 
+def test_a_manifests_restart_begins_an_unfinished_run_anew_and_leaves_a_finished_one(forty: Restore):
+    forty.stopped(2, name="r", batch=10, resume_policy="Restart")
+    again = forty.ok(name="r", batch=10, resume_policy="Restart")
+    assert again.report.attempts == 1
+    assert again.counts() == {"inserted": 20, "duplicate": 20}
+    assert forty.ok(name="r", batch=10, resume_policy="Restart").report.reason == "AlreadyCompleted"
+    assert complete(forty)
+
+
 def test_restart_forgets_and_runs_again(forty: Restore):
     forty.ok(name="r")
     forty.schema("DELETE FROM t")

@@ -86,7 +86,8 @@ def check_interrupted(load: Load, end: Ended, code: int) -> None:
         assert report["outcome"] == report["reason"] == "Interrupted"
         # What is told is what is there: whole batches, and nothing of the open one.
         assert report["totals"]["read"] == report["totals"]["inserted"] == load.rows() < ROWS
-        assert load.rows() % 50 == 0
+        if not load.children:  # the last batch of a segment is a smaller one
+            assert load.rows() % 50 == 0
     assert load.backends() == 0
     assert [f["reason"] for f in end.failures] == ["Interrupted"]
 

@@ -128,10 +128,14 @@ def report(
     name: str | None = typer.Option(None, "--name", metavar="RUN", help="The run [default: the newest]."),
     ledger_schema: str | None = options.LEDGER,
     json: bool = options.JSON,
+    html: Path | None = typer.Option(None, metavar="FILE", help="Write it there as a page, with charts."),
 ) -> None:
     """Show the report of a run again, out of the ledger."""
     conninfo, manifest = options.ledger_target(dsn, file)
     schema = ledger_schema or (manifest.spec.ledger.schema_ if manifest else "dbrestore")
+    if html is not None:
+        _write_page(html, conninfo, schema, run_key(name, manifest))
+        return
     found = stored_report(conninfo, schema, run_key(name, manifest))
     if json:
         sys.stdout.write(publish.line(found).decode() + "\n")
@@ -155,23 +159,33 @@ def run_key(name: str | None, manifest: Manifest | None) -> str | None:
 
 def stored_report(conninfo: str, schema: str, name: str | None) -> Report:
     """The stored report of run `name` (or of the newest), or the state so far of one that is not finished."""
+    with first_connection(conninfo, lambda *_: None) as conn:
+        return _report_of(conn, open_ledger(conn, schema, name))
+
+
+def _report_of(conn: Connection, ledger: Ledger) -> Report:
     from restorer.database.account import make_report
     from restorer.errors import Interrupted
 
+    found = ledger.find(conn)
+    assert found is not None
+    if found.report is not None:
+        return found.report
+    failure = Interrupted("not finished", "the same command goes on")
+    return make_report(conn, ledger, found, mode="Apply", failure=failure, final=False)
+
+
+def _write_page(file: Path, conninfo: str, schema: str, name: str | None) -> None:
+    from restorer.database.history import history
+    from restorer.watch.page import page
+
     with first_connection(conninfo, lambda *_: None) as conn:
         ledger = open_ledger(conn, schema, name)
-        found = ledger.find(conn)
-        assert found is not None
-        if found.report is not None:
-            return found.report
-        return make_report(
-            conn,
-            ledger,
-            found,
-            mode="Apply",
-            failure=Interrupted("not finished", "the same command goes on"),
-            final=False,
-        )
+        made = page(_report_of(conn, ledger), history(conn, ledger))
+    try:
+        file.write_text(made, "utf-8")
+    except OSError as error:
+        raise Refused(f"cannot write {file}: {error.strerror}", "name a file in a folder that is there") from None
 
 
 def open_ledger(conn: Connection, schema: str, name: str | None) -> Ledger:

@@ -23,7 +23,7 @@ from restorer.report import Report
 
 LEASE_SECONDS = 10
 SCRATCH = "pg_temp"  # PostgreSQL's alias for the session's own temporary schema
-_TABLES = ("runs", "owners", "target", "tables", "tasks", "rejects", "deferred", "waiting_keys")
+_TABLES = ("runs", "owners", "target", "tables", "tasks", "rejects", "deferred", "waiting_keys", "samples")
 
 
 def ddl(schema: str) -> str:
@@ -285,6 +285,16 @@ class Ledger:
             conn.execute("SET LOCAL synchronous_commit = on")
             conn.execute(self.q("UPDATE {runs} SET attempts = attempts WHERE run = %s"), (self.run,))
 
+    def sample(self, conn: Connection) -> None:
+        """Notes how far the run is now (history.py)."""
+        conn.execute(
+            self.q(
+                "INSERT INTO {samples} (run, bytes, read, rejected) SELECT run, sum(next_offset - start_offset), sum(read), "
+                "sum(rejected) FROM {tasks} WHERE run = %s GROUP BY run"
+            ),
+            (self.run,),
+        )
+
     def count_retry(self, conn: Connection) -> None:
         conn.execute(self.q("UPDATE {runs} SET retries = retries + 1 WHERE run = %s"), (self.run,))
 
@@ -300,6 +310,7 @@ class Ledger:
                 ),
                 (state, Jsonb(msgspec.to_builtins(report)), self.run),
             )
+            self.sample(conn)
             self.release_target(conn)
             self.unregister(conn)
 

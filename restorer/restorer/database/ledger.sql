@@ -54,6 +54,8 @@ CREATE TABLE IF NOT EXISTS {schema}.tables (
     settled    boolean NOT NULL DEFAULT false,
     expected   bigint,
     error      text NOT NULL DEFAULT '',
+    started_at  timestamptz,
+    finished_at timestamptz,
     PRIMARY KEY (run, name)
 );
 
@@ -120,3 +122,13 @@ CREATE TABLE IF NOT EXISTS {schema}.waiting_keys (
     key         bigint NOT NULL
 );
 CREATE INDEX IF NOT EXISTS waiting_keys_key ON {schema}.waiting_keys (run, table_name, key);
+
+-- How far the run was at one moment: every few seconds, and whenever a table is complete.
+CREATE TABLE IF NOT EXISTS {schema}.samples (
+    run       text NOT NULL REFERENCES {schema}.runs ON DELETE CASCADE,
+    at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    bytes     bigint NOT NULL,
+    read      bigint NOT NULL,
+    rejected  bigint NOT NULL
+);
+CREATE INDEX IF NOT EXISTS samples_run ON {schema}.samples (run, at);

@@ -62,13 +62,16 @@ class Tasks:
         self._ledger.release_tasks_of_the_dead(conn)
         row = conn.execute(
             self._q(
-                "UPDATE {tasks} SET owner = %s WHERE id = (SELECT t.id FROM {tasks} t JOIN {tables} b ON b.run = t.run AND b.name = t.table_name "
+                "WITH mine AS (UPDATE {tasks} SET owner = %s WHERE id = "
+                "(SELECT t.id FROM {tasks} t JOIN {tables} b ON b.run = t.run AND b.name = t.table_name "
                 "WHERE t.run = %s AND t.state = 'Ready' AND (t.owner IS NULL OR t.owner = %s "
                 "OR NOT EXISTS (SELECT FROM {owners} o WHERE o.owner = t.owner)) "
                 "AND NOT EXISTS (SELECT FROM {tables} p WHERE p.run = t.run AND p.grp = ANY (b.after) AND NOT p.settled) "
-                "ORDER BY b.position, t.start_offset LIMIT 1 FOR UPDATE OF t SKIP LOCKED) RETURNING " + _TASK
+                "ORDER BY b.position, t.start_offset LIMIT 1 FOR UPDATE OF t SKIP LOCKED) RETURNING " + _TASK + "), "
+                "begun AS (UPDATE {tables} SET started_at = clock_timestamp() WHERE run = %s AND started_at IS NULL "
+                "AND name = (SELECT table_name FROM mine)) SELECT * FROM mine"
             ),
-            (self._ledger.owner, self._ledger.run, self._ledger.owner),
+            (self._ledger.owner, self._ledger.run, self._ledger.owner, self._ledger.run),
         ).fetchone()
         return _task(row) if row else None
 
@@ -189,8 +192,12 @@ class Tasks:
     def settled(self, conn: Connection, tables: list[str]) -> None:
         """These tables are complete: those that refer to them may start."""
         conn.execute(
-            self._q("UPDATE {tables} SET settled = true WHERE run = %s AND name = ANY (%s)"), (self._ledger.run, tables)
+            self._q(
+                "UPDATE {tables} SET settled = true, finished_at = clock_timestamp() WHERE run = %s AND name = ANY (%s)"
+            ),
+            (self._ledger.run, tables),
         )
+        self._ledger.sample(conn)
 
     # -- the whole run ---------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from restorer.source.piece import Piece
 
 Convert = Callable[[Piece], Rows]
 # An answer of the server must not wait for long (5 ms, as Python has it) until a thread that converts lets it in.
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0001
 
 
 class Batch:
@@ -62,10 +62,23 @@ class Batch:
         self.bytes += len(piece.data)
         return True
 
-    def prepare(self, convert: Convert) -> None:
-        """Reads all of it and converts it, ahead of the first pass."""
+    def ahead(self, convert: Convert) -> bool:
+        """Reads and converts one more piece before the first pass. False when there is none left."""
         if self._ready_by != convert:
-            self._ready, self._ready_by = [convert(piece) for _, piece in self], convert
+            self._ready, self._ready_by = [], convert
+        at = len(self._ready)
+        if at == len(self.pieces) and not self._pull():
+            return False
+        rows = convert(self.pieces[at])
+        self.pieces[at].release()
+        if rows.problems:
+            _ = self.pieces[at].spans  # where the bad ones are: somebody will ask
+        self._ready.append(rows)
+        return True
+
+    @property
+    def begun(self) -> bool:
+        return self._ready_by is not None
 
     def converted(self, convert: Convert) -> Iterator[tuple[int, Piece, Rows]]:
         """(index of its first record, piece, what it becomes) for each piece. What was made ahead serves one pass."""
@@ -158,6 +171,13 @@ class Batches:
                 return
             yield self._now
 
+    def begin_next(self, convert: Convert) -> None:
+        """The first piece of the next batch, so that the server has something to do as soon as it is through with this one.
+        This one must be read whole."""
+        self._next = self._next or self._begin()
+        if self._next is not None and not self._next.begun:
+            self._next.ahead(convert)
+
     @contextlib.contextmanager
     def ahead(self, convert: Convert) -> Iterator[None]:
         """Meanwhile a thread reads and converts the next batch. This one must be read whole: the thread has the source."""
@@ -172,8 +192,8 @@ class Batches:
     def _prepare(self, convert: Convert) -> None:
         try:
             self._next = self._next or self._begin()
-            if self._next is not None:
-                self._next.prepare(convert)
+            while self._next is not None and self._next.ahead(convert):
+                pass
         except Exception as error:  # told when the next batch is asked for
             self._error = error
 

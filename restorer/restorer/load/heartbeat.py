@@ -57,6 +57,8 @@ class Heartbeat:
                 self._ledger.register(self._conn)
             if self.leader and not self._ledger.holds_target(self._conn):
                 self.taken.set()
+            elif self.leader:
+                self._ledger.sample(self._conn)
             self.on_beat(self._conn)
         except psycopg.OperationalError:
             self._conn.close()

@@ -13,8 +13,10 @@ Good rows never pay for bad neighbours twice: `Ladder` remembers the rung that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from itertools import chain
 from typing import Literal
 
 import msgspec
@@ -24,7 +26,7 @@ from psycopg import sql
 from restorer.database.connection import Connection, kind_of
 from restorer.database.relation import Relations, columns
 from restorer.database.waiting import Waiting
-from restorer.load.batch import Batch, Convert, Outcome
+from restorer.load.batch import Batch, Batches, Convert, Outcome
 from restorer.load.merging import Explain, Merger
 from restorer.load.shaping import Others, Shape, Shaper
 from restorer.load.sifting import MOST, Sifted, probe_columns
@@ -36,7 +38,6 @@ CALM = 2  # clean batches after which a lower rung is tried again
 
 # How a batch goes in: straight by COPY; sifted by a probe; all of it through a stage; that, but row by row.
 Way = Literal["direct", "sift", "stage", "blind"]
-Ahead = Callable[[Convert], AbstractContextManager[None]]
 
 
 class _Mixed(Exception):
@@ -62,7 +63,7 @@ class Ladder:
         """`staged`: rows may be there already, so start at Merge. `always_staged`: never leave it (a dry run: only the set
         queries see foreign keys). For the others see Merger."""
         if on_conflict == "Update":
-            plan = partial(plan)
+            plan = keeping(plan)
         self.plan, self.on_conflict, self._explain = plan, on_conflict, explain
         self._always_staged = always_staged or plan.table.rls or plan.table.ruled
         # Rows of a cycle wait for others of the same batch: only a whole stage shows who waits for whom.
@@ -82,10 +83,10 @@ class Ladder:
         batch: Batch,
         begin: Callable[[Connection, bool], None],
         rollback: Callable[[Connection], None],
-        ahead: Ahead = lambda _: nullcontext(),
+        following: Batches | None = None,
     ) -> Outcome:
         """Loads the batch and leaves the transaction open for the ledger. Raises psycopg.Error for what is no record's
-        fault. `ahead`: makes the next batch ready in the meantime."""
+        fault. `following`: what comes after the batch; it is made ready in the meantime."""
         exact, way = self._exact, self._way
         if way == "direct" and self.merger.some_wait(conn):
             way = "stage"
@@ -96,7 +97,7 @@ class Ladder:
             self._number = 0
             outcome = Outcome(level=deepest, rejects={}, deferred=[])
             try:
-                self._attempt(conn, batch, outcome, exact, way, ahead)
+                self._attempt(conn, batch, outcome, exact, way, following)
             except (Suppressed, _Mixed) as reason:
                 rollback(conn)
                 self._sift_fails = isinstance(reason, Suppressed)
@@ -140,21 +141,25 @@ class Ladder:
             crowded = (c.duplicate + c.updated + c.conflict) * MOST > c.read
             self._way = "stage" if crowded or self._sift_fails else "sift"
 
-    def _attempt(self, conn: Connection, batch: Batch, outcome: Outcome, exact: bool, way: Way, ahead: Ahead) -> None:
+    def _attempt(
+        self, conn: Connection, batch: Batch, outcome: Outcome, exact: bool, way: Way, following: Batches | None
+    ) -> None:
         """One pass over the batch. Records that bring other columns than most wait in `others` for a stage of their own."""
         others: Others = {}
         if exact or way == "sift":
             outcome.needed("Exact")
         if way == "sift":
             sifted = Sifted(self.shaper.sifted(batch, outcome, others))
-            with ahead(self.shaper.converter.sifted):
+            with _ahead(following, self.shaper.converter.sifted):
                 self._sift(conn, sifted, others, outcome)
         elif way == "direct":
             chunks = self.shaper.lines(batch, outcome, exact, others)
+            if following is not None:
+                chunks = chain(chunks, _afterwards(partial(following.begin_next, self._convert(exact))))
             self._direct(conn, chunks, others, outcome, exact)
         else:
             chunks = self.shaper.lines(batch, outcome, exact, others)
-            self._merge_all(conn, batch, chunks, others, outcome, exact, way, ahead)
+            self._merge_all(conn, batch, chunks, others, outcome, exact, way, following)
         outcome.converted_badly = outcome.converted_badly or bool(outcome.rejects)
 
     def _direct(
@@ -191,7 +196,7 @@ class Ladder:
 
     def _merge_all(
         self, conn: Connection, batch: Batch, chunks: Iterable[list[Line]], others: Others, outcome: Outcome,
-        exact: bool, way: Way, ahead: Ahead,
+        exact: bool, way: Way, following: Batches | None,
     ) -> None:  # fmt: skip
         names = self.shaper.columns
         stages = [self._filled(conn, (names, names), chunks, outcome, exact)]
@@ -203,13 +208,16 @@ class Ladder:
             at = 0
             for half in batch.halves():
                 part = Outcome(level=outcome.level, rejects={}, deferred=[])
-                self._attempt(conn, half, part, exact, way, lambda _: nullcontext())
+                self._attempt(conn, half, part, exact, way, None)
                 outcome.absorb(part, at)
                 at += half.records
             return
-        with ahead(self.shaper.converter.exact if exact else self.shaper.converter.verbatim):
+        with _ahead(following, self._convert(exact)):
             for stage in stages:
                 self.merger.merge(conn, stage, outcome, blind=way == "blind")
+
+    def _convert(self, exact: bool) -> Convert:
+        return self.shaper.converter.exact if exact else self.shaper.converter.verbatim
 
     # -- into the database ---------------------------------------------------------------------------------------------
 
@@ -248,7 +256,7 @@ class Ladder:
 _WORDS = {"sift": "by Merge", "stage": "by Merge", "blind": "by row"}
 
 
-def partial(plan: TablePlan) -> TablePlan:
+def keeping(plan: TablePlan) -> TablePlan:
     """The plan for policy Update, where a missing key leaves the column of a row that is there as it is. So no column gets
     a null for it, as if each had a default (a new row gets null all the same)."""
 
@@ -258,6 +266,16 @@ def partial(plan: TablePlan) -> TablePlan:
     return msgspec.structs.replace(
         plan, columns=tuple(keep(c) for c in plan.columns), late=tuple(keep(c) for c in plan.late)
     )
+
+
+def _ahead(following: Batches | None, convert: Convert) -> AbstractContextManager[None]:
+    return nullcontext() if following is None else following.ahead(convert)
+
+
+def _afterwards(do: Callable[[], None]) -> Iterator[list[Line]]:
+    """No lines, but something that is done when all lines before are sent, while the server is still at them."""
+    do()
+    yield []
 
 
 def _depth(level: str) -> int:

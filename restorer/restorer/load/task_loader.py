@@ -6,7 +6,6 @@ whether it went through. A task that is not ours any more (its lease ran out, so
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 
@@ -19,7 +18,7 @@ from restorer.database.tasks import Task, Tasks
 from restorer.errors import LoadFailed
 from restorer.events import BatchLoaded, Emit, Explained, TableChanged
 from restorer.load.batch import Batch, Batches, Outcome, PieceSource
-from restorer.load.ladder import Ahead, Ladder
+from restorer.load.ladder import Ladder
 from restorer.model import TablePlan
 from restorer.report import Counters
 from restorer.source import reader
@@ -60,7 +59,7 @@ class TaskLoader:
         )
         batches = Batches(source, lambda: self._rows, self._spec.load.batch_bytes)
         for batch in batches:
-            task = self._load(task, batch, batches.ahead)
+            task = self._load(task, batch, batches)
         if source.error is not None:
             self._fail(task, source.error)
         else:
@@ -80,7 +79,7 @@ class TaskLoader:
         if not self._tasks.advance(conn, task, task, done=True) and not self._tasks.is_done(conn, task):
             raise Lost
 
-    def _load(self, task: Task, batch: Batch, ahead: Ahead) -> Task:
+    def _load(self, task: Task, batch: Batch, following: Batches | None) -> Task:
         """One batch, in halves when the server takes too long over it. -> the task as it stands then"""
         started = time.monotonic()
         failed = timed_out = False
@@ -99,14 +98,14 @@ class TaskLoader:
                     raise Lost  # the server crashed, and took commits back that it had answered: they go again
             if timed_out and batch.records > 1:
                 return None
-            return self._commit(conn, task, batch, started, ahead)
+            return self._commit(conn, task, batch, started, following)
 
         done = self._session.retrying(step, what=f"table {task.table}", on_transient=note)
         if done is None:
             self._rows, self._good = max(1, min(self._rows, batch.records) // 2), 0
             batch.fill()
             for half in batch.halves():
-                task = self._load(task, half, lambda _: contextlib.nullcontext())
+                task = self._load(task, half, None)
             return task
         task, outcome = done
         self._json_nulls += outcome.json_nulls
@@ -117,9 +116,11 @@ class TaskLoader:
             self._check_limit()
         return task
 
-    def _commit(self, conn: Connection, task: Task, batch: Batch, started: float, ahead: Ahead) -> tuple[Task, Outcome]:
+    def _commit(
+        self, conn: Connection, task: Task, batch: Batch, started: float, following: Batches | None
+    ) -> tuple[Task, Outcome]:
         try:
-            outcome = self._ladder.load(conn, batch, self._session.begin, rollback, ahead)
+            outcome = self._ladder.load(conn, batch, self._session.begin, rollback, following)
             seconds = time.monotonic() - started
             new = advanced(task, batch, outcome, seconds)
             if outcome.rejects:

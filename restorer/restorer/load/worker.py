@@ -7,6 +7,7 @@ output, and ends at once when its parent is gone (standard input closes). It nev
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -107,6 +108,7 @@ class Workbench:
 
 def serve(context: Context, emit: Emit) -> None:
     """Works on the run until all its tables are settled, or it is over."""
+    calm_collector()
     spec = RestoreSpec.model_validate(context.spec)
     ledger = Ledger(spec.ledger.schema_, context.run)
     session = Session(context.conninfo, spec.retry, emit)
@@ -127,6 +129,13 @@ def serve(context: Context, emit: Emit) -> None:
         except psycopg.Error:
             pass  # its lease ends by itself
         session.close()
+
+
+def calm_collector() -> None:
+    """A load makes tuples by the hundred thousand and no cycles: Python's collector would look through all of them, and all
+    modules, for nothing, at a tenth of the time."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def over(conn: Connection, bench: Workbench) -> bool:

@@ -1,0 +1,70 @@
+"""What only the cluster can know: it is told within 30 s, by name, and heals by itself when the cause goes away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster import DATABASE_NAMESPACE, Json, apply, kubectl
+from surroundings import RESTORES, claim, secret, service
+
+
+def test_missing_secret(restore: Any, backups: dict[str, Json]) -> None:
+    kubectl("-n", RESTORES, "delete", "secret", "not-yet", "--ignore-not-found")
+    made = restore("clean").set(target__credentialsSecretRef={"name": "not-yet"}).apply()
+    status = made.wait_reason("SecretMissing")
+    assert "not-yet" in str(status["conditions"])
+    assert status["phase"] not in ("Failed", "Running")
+    apply(secret(RESTORES, "not-yet"))
+    made.wait_succeeded(120).check(backups["clean"])
+
+
+def test_missing_key_of_a_secret(restore: Any) -> None:
+    made = restore("clean").set(target__credentialsSecretRef={"name": "pg-app", "passwordKey": "pasword"}).apply()
+    status = made.wait_reason("SecretMissing")
+    assert "pasword" in str(status["conditions"])
+
+
+def test_missing_claim(restore: Any, backups: dict[str, Json]) -> None:
+    kubectl("-n", RESTORES, "delete", "pvc", "not-yet", "--ignore-not-found")
+    kubectl("delete", "pv", f"{RESTORES}-not-yet", "--ignore-not-found")
+    made = restore("clean").set(source__persistentVolumeClaim={"claimName": "not-yet"}).apply()
+    status = made.wait_reason("ClaimMissing")
+    assert "not-yet" in str(status["conditions"])
+    apply(*claim(RESTORES, "not-yet"))
+    try:
+        made.wait_succeeded(420).check(backups["clean"])  # the scheduler looks again after up to five minutes
+    finally:
+        made.delete()
+        kubectl("-n", RESTORES, "delete", "pvc", "not-yet", "--wait=false")
+        kubectl("delete", "pv", f"{RESTORES}-not-yet", "--wait=false")
+
+
+def test_wrong_password(restore: Any) -> None:
+    apply(secret(RESTORES, "pg-wrong", "not-the-password"))
+    made = restore("clean").set(target__credentialsSecretRef={"name": "pg-wrong"}).apply()
+    status = made.wait_phase("Failed", seconds=60)
+    assert made.condition("Succeeded")["reason"] == "ValidationFailed"
+    assert "password" in status["lastError"]["message"]
+    assert "not-the-password" not in str(made.read())
+
+
+def test_unreachable_database(restore: Any, backups: dict[str, Json]) -> None:
+    kubectl("-n", DATABASE_NAMESPACE, "delete", "service", "later", "--ignore-not-found")
+    made = restore("clean").set(target__host=f"later.{DATABASE_NAMESPACE}", backoffLimit=10).apply()
+    made.wait_reason(f"later.{DATABASE_NAMESPACE}", seconds=45)
+    assert made.status["phase"] != "Failed"
+    apply(service("later", DATABASE_NAMESPACE))
+    made.wait_succeeded(240).check(backups["clean"])
+
+
+def test_unknown_snapshot(restore: Any) -> None:
+    made = restore("clean").set(source__snapshot={"policy": "Exact", "name": "20200101_000000"}).apply()
+    made.wait_phase("Failed")
+    assert made.condition("Succeeded")["reason"] == "ValidationFailed"
+    assert "20200101_000000" in made.condition("Succeeded")["message"]
+
+
+def test_no_node_for_the_pod(restore: Any) -> None:
+    """A selector that no node meets."""
+    made = restore("clean").set(jobTemplate={"nodeSelector": {"disk": "of-gold"}}).apply()
+    made.wait_reason("Unschedulable")
