@@ -60,7 +60,7 @@ class Nights:
 
     def wait_child(self, count: int = 1, seconds: float = 20.0) -> Json:
         self.wait(lambda: len(self.children()) == count, seconds)
-        return self.children()[-1]
+        return self.children()[-1] if count else {}
 
     def succeed(self, child: Json) -> None:
         name, run = child["metadata"]["name"], child["spec"]["runID"]

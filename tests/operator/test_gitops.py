@@ -23,7 +23,7 @@ from kube_server import KubeServer
 from lupa import LuaRuntime
 from manifests import RESTORES, ROOT, Json, restore
 from nights import HOURLY, Nights
-from restorer.events import RunStarted, TableStart
+from restorer.events import PhaseChanged, RunStarted, TableStart
 from restorer.report import Counters
 from restorer.watch.progress import Progress
 from restorer.watch.server import MetricsServer
@@ -74,6 +74,7 @@ def _running(world: World) -> Json:
     progress = Progress()
     table = TableStart("users", 1000, 500, Counters(read=50, inserted=50), "Loading")
     progress(RunStarted("x", "Apply", "20241219_103045", [table], 1, False))
+    progress(PhaseChanged("Loading"))
     with MetricsServer(9090, progress, host="127.0.8.1"):
         world.apply()
         world.running(world.wait_job(), ip="127.0.8.1")
