@@ -19,7 +19,16 @@ from restore_operator import status
 from restore_operator.api import DatabaseRestore, RestoreStatus
 from restore_operator.job import job_name
 from restore_operator.observed import Job, Observed, Pod, time_of
-from restore_operator.reconcile import TARGET_RETRY, CreateJob, DeleteJob, ExpireJob, Plan, SuspendJob, plan
+from restore_operator.reconcile import (
+    CANCEL_PATIENCE,
+    TARGET_RETRY,
+    CreateJob,
+    DeleteJob,
+    ExpireJob,
+    Plan,
+    SuspendJob,
+    plan,
+)
 from restorer.report import Report, Totals
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -115,7 +124,7 @@ class Rules:
         else:
             assert 0 < again <= 600
             assert self.over or self.start is None or said.phase in status.TERMINAL or again <= max(self.left, 1)
-        if any(not j.suspended or j.pods_alive for j in self.active) or self.creates:
+        if any(not j.suspended or (j.pods_alive and self.restore.spec.suspend) for j in self.active) or self.creates:
             assert self.made.holds, "who writes has the target"
         if self.same and self.restore.status.start_time:
             assert said.start_time == self.restore.status.start_time, "a run starts once"
@@ -153,9 +162,8 @@ class Rules:
             else:
                 assert self.creates, "a target that was held is tried again"
         elif report is not None and report.outcome:
-            assert phase == report.outcome and not self.creates, (
-                f"{report.reason} {phase} {job.cancels} {job.state} what the pod reported is the verdict"
-            )
+            wanted = "Cancelled" if job.cancels and report.outcome == "Failed" else report.outcome
+            assert phase == wanted and not self.creates, "what the pod reported is the verdict"
         elif job.state == "Failed":
             assert phase == ("Cancelled" if job.cancels else "Failed")
         else:
@@ -169,14 +177,19 @@ class Rules:
             assert not self.made.actions or not (self.deletes or self.suspends)
         elif spec.cancel and not job.cancels:
             assert self.deletes == {job.name}
-        elif not spec.cancel and self.left <= 0:
+        elif spec.cancel:
+            waited = (self.now - (job.created or self.now)).total_seconds()
+            assert self.deletes == ({job.name} if waited >= CANCEL_PATIENCE else set()), (
+                "a dead database is not waited for"
+            )
+        elif self.left <= 0:
             assert self.deletes == {job.name}, "the deadline holds, suspended or not"
-        elif not spec.cancel and spec.suspend:
+        elif spec.suspend:
             assert phase == "Suspended" and not self.deletes
             assert job.suspended or self.suspends == {job.name: True}
-        elif not spec.cancel and job.suspended:
+        elif job.suspended:
             assert self.suspends == ({} if self.observed.ahead else {job.name: False})
-        elif not spec.cancel:
+        else:
             assert not self.deletes and not self.suspends, "what runs is let run"
 
     def of_no_job(self) -> None:

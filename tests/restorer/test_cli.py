@@ -143,6 +143,7 @@ def test_flags_win_over_the_manifest_and_the_shell_over_its_target(
     monkeypatch.setenv("PGHOST", str(parts["host"]))
     monkeypatch.setenv("PGUSER", str(parts["user"]))
     monkeypatch.setenv("PGDATABASE", str(parts["dbname"]))
+    monkeypatch.setenv("PGPORT", str(parts.get("port", 5432)))
     people.execute("INSERT INTO people VALUES (1, 'n1', NULL)")
     args = ("run", "-f", manifest, "--backup", backup, "--json")
     assert cli(*args).failures[0]["message"].startswith("no table file is left")
@@ -161,7 +162,7 @@ def test_a_service_file_is_understood(
     cli: Cli, people: Db, dsn: str, tmp_path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = conninfo_to_dict(dsn)
-    lines = [f"{key}={parts[key]}" for key in ("host", "user", "dbname")]
+    lines = [f"{key}={parts[key]}" for key in ("host", "port", "user", "dbname") if key in parts]
     (tmp_path / "services").write_text("\n".join(["[target]", *lines, ""]))
     monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
     monkeypatch.setenv("PGSERVICE", "")
@@ -169,7 +170,8 @@ def test_a_service_file_is_understood(
     assert end.code == 0, end.err
     assert count(people) == 200
     end = cli("run", "--backup", backup, "--cleanup", "truncate")  # PGSERVICE is set now
-    check_refused(end, 2, (f"--confirm local/{parts['dbname']}",))
+    host = "local" if str(parts["host"]).startswith("/") else parts["host"]
+    check_refused(end, 2, (f"--confirm {host}/{parts['dbname']}",))
 
 
 def test_the_same_command_means_the_same_run(cli: Cli, people: Db, dsn: str, backup: Path) -> None:
