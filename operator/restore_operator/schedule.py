@@ -232,7 +232,7 @@ def _account(
     elif active:
         made.again = GONE
         for child in active:
-            if not child.deleting:
+            if not child.deleting and _told(schedule, child):
                 made.actions.append(Delete(child.name, child.uid))
                 text = f"{child.name} makes way for the restore of {stamp(last)}"
                 made.actions.append(Say("Normal", REPLACED, text))
@@ -258,10 +258,18 @@ def _prune(schedule: DatabaseRestoreSchedule, family: list[Child]) -> list[Actio
         (False, schedule.spec.failed_restores_history_limit),
     ):
         finished = [child for child in family if child.over and child.succeeded == succeeded and not child.deleting]
-        for child in finished[: max(len(finished) - limit, 0)]:
+        beyond = finished[: max(len(finished) - limit, 0)]
+        for child in (child for child in beyond if _told(schedule, child)):
             actions.append(Delete(child.name, child.uid))
             actions.append(Say("Normal", PRUNED, f"removed {child.name}: more than {limit} of its kind are there"))
     return actions
+
+
+def _told(schedule: DatabaseRestoreSchedule, child: Child) -> bool:
+    """Whether the stored status knows of it. One that no status tells of is the only witness that its time was accounted for:
+    it stays until the next look, which the status' own change brings."""
+    last = time_of(schedule.status.last_schedule_time)
+    return last is not None and child.scheduled <= last
 
 
 def _with_history(status: ScheduleStatus, family: list[Child]) -> ScheduleStatus:

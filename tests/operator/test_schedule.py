@@ -64,6 +64,9 @@ def conditions(made: Agenda) -> dict[str, tuple[str, str]]:
 NIGHT = datetime(2026, 1, 2, 2, 30, tzinfo=UTC)
 
 
+TOLD = ScheduleStatus(last_schedule_time="2026-01-02T02:30:00Z")
+
+
 def test_before_its_time_nothing_happens_and_the_next_look_is_in_time() -> None:
     made = agenda(given_schedule(), [], NIGHT - timedelta(seconds=40))
     assert made.actions == () and made.again == 40
@@ -138,7 +141,7 @@ def test_forbid_looks_again_when_the_deadline_of_what_waits_passes() -> None:
 
 
 def test_replace_deletes_the_one_before_and_starts_when_it_is_gone() -> None:
-    replacing, tomorrow = given_schedule(concurrencyPolicy="Replace"), NIGHT + timedelta(days=1)
+    replacing, tomorrow = given_schedule(TOLD, concurrencyPolicy="Replace"), NIGHT + timedelta(days=1)
     before = child(NIGHT)
     made = agenda(replacing, [before], tomorrow)
     assert deleted(made) == [before.name] and started(made) == [] and said(made) == ["RestoreReplaced"]
@@ -151,7 +154,9 @@ def test_replace_deletes_the_one_before_and_starts_when_it_is_gone() -> None:
 
 def test_suspended_it_starts_nothing_but_still_prunes() -> None:
     made = agenda(
-        given_schedule(suspend=True), [over(NIGHT - timedelta(days=n)) for n in range(5)], NIGHT + timedelta(days=9)
+        given_schedule(TOLD, suspend=True),
+        [over(NIGHT - timedelta(days=n)) for n in range(5)],
+        NIGHT + timedelta(days=9),
     )
     assert started(made) == [] and len(deleted(made)) == 2 and made.again is None
     assert conditions(made)["Ready"] == ("True", "Suspended") and made.status.next_schedule_time is None
@@ -160,17 +165,24 @@ def test_suspended_it_starts_nothing_but_still_prunes() -> None:
 def test_history_limits_take_the_oldest_of_each_kind_and_never_an_active_one() -> None:
     days = [NIGHT - timedelta(days=n) for n in range(10, 0, -1)]
     children = [over(d, succeeded=n % 2 == 0) for n, d in enumerate(days[:-1])] + [child(days[-1])]
-    made = agenda(given_schedule(), children, NIGHT - MINUTE)
+    made = agenda(given_schedule(TOLD), children, NIGHT - MINUTE)
     kept = {c.name for c in children} - set(deleted(made))
     assert kept == {children[n].name for n in (4, 6, 8, 7, 9)}
     none = agenda(
-        given_schedule(successfulRestoresHistoryLimit=0, failedRestoresHistoryLimit=0), children, NIGHT - MINUTE
+        given_schedule(TOLD, successfulRestoresHistoryLimit=0, failedRestoresHistoryLimit=0), children, NIGHT - MINUTE
     )
     assert {c.name for c in children} - set(deleted(none)) == {children[9].name}
     assert conditions(none)["LastRestoreSucceeded"] == ("True", "Succeeded")
     later = agenda(given_schedule(none.status), [children[9]], NIGHT - MINUTE)
     assert conditions(later)["LastRestoreSucceeded"] == ("True", "Succeeded")  # it remembers what is removed
     assert later.status.last_successful_time == none.status.last_successful_time != None  # noqa: E711
+
+
+def test_what_no_status_tells_of_is_not_removed_before_one_does() -> None:
+    untold = given_schedule(successfulRestoresHistoryLimit=0)
+    made = agenda(untold, [over(NIGHT)], NIGHT + MINUTE)
+    assert deleted(made) == [] and made.status.last_schedule_time == "2026-01-02T02:30:00Z"
+    assert deleted(agenda(given_schedule(made.status, successfulRestoresHistoryLimit=0), [over(NIGHT)], NIGHT + MINUTE))
 
 
 @pytest.mark.parametrize(
@@ -300,6 +312,7 @@ class Schedules(RuleBasedStateMachine):
     @rule()
     def somebody_suspends_or_goes_on(self) -> None:
         self.suspend = not self.suspend
+        self.looked = MADE  # nobody has looked since
 
     @precondition(lambda self: self.children and self.status.last_schedule_time)
     @rule(data=st.data())
