@@ -73,8 +73,9 @@ types: setup     ## mypy, strict
 imports: setup   ## who may import whom
 	$(BIN)/lint-imports
 
-crds: setup      ## the CustomResourceDefinition, docs/reference.md and docs/metrics.md anew from the code
+crds: setup      ## the CustomResourceDefinitions, docs/reference.md and docs/metrics.md anew from the code
 	$(BIN)/python -m restore_operator.crd > crds/databaserestores.dbrestore.io.yaml
+	$(BIN)/python -m restore_operator.schedule_crd > crds/databaserestoreschedules.dbrestore.io.yaml
 	$(BIN)/python -m restore_operator.reference > docs/reference.md
 	$(BIN)/python -m restore_operator.metrics_page > docs/metrics.md
 	cp crds/*.yaml charts/database-restore-operator/files/crds/

@@ -15,14 +15,15 @@ import kopf
 import pydantic
 import structlog
 
-from . import observed
+from . import observed, schedule_api
 from .api import GROUP, PLURAL, VERSION, DatabaseRestore
 from .kube import RESTORES, KubeError, RealKube
 from .metrics import Metrics, Port
 from .progress import ProgressReader
-from .queue import Key, Queue
+from .queue import Key, Queue, ScheduleKey
+from .schedule_sync import ScheduleSyncer
 from .settings import Settings
-from .status import is_over
+from .status import TERMINAL, is_over
 from .sync import Syncer
 from .targets import Targets
 
@@ -34,8 +35,11 @@ class Controller:
 
     def __init__(self, kube: RealKube, progress: ProgressReader, settings: Settings) -> None:
         self.metrics, self.targets = Metrics(), Targets()
-        self.syncer = Syncer(kube, progress, self.targets, settings, wake=self._wake, seen=self.metrics.restores.see)
-        self.queue = Queue(self._look, concurrency=settings.concurrency, failed=self._failed)
+        self.syncer = Syncer(
+            kube, progress, self.targets, settings, wake=self._wake, seen=self.metrics.restores.see_again
+        )
+        self.schedules = ScheduleSyncer(kube)
+        self.queue: Queue[Key | ScheduleKey] = Queue(self._look, concurrency=settings.concurrency, failed=self._failed)
         self.metrics.attach(self.queue)
         self._told: set[asyncio.Task[None]] = set()
 
@@ -43,10 +47,10 @@ class Controller:
         for key in keys:
             self.queue.mark(key)
 
-    async def _look(self, key: Key) -> float | None:
+    async def _look(self, key: Key | ScheduleKey) -> float | None:
         began = time.perf_counter()
         try:
-            again = await self.syncer.look(key)
+            again = await (self.schedules.look(key) if isinstance(key, ScheduleKey) else self.syncer.look(key))
         except Exception:
             self.metrics.reconciles.labels("error").inc()
             raise
@@ -54,14 +58,15 @@ class Controller:
         self.metrics.duration.observe(time.perf_counter() - began)
         return again
 
-    def _failed(self, key: Key, error: Exception) -> None:
+    def _failed(self, key: Key | ScheduleKey, error: Exception) -> None:
         known = isinstance(error, KubeError)
-        log.warning(
-            "look failed",
-            restore="/".join(key),
-            error=str(error) if known else type(error).__name__,
-            exc_info=not known,
+        kind, name = (
+            ("schedule", f"{key.namespace}/{key.name}") if isinstance(key, ScheduleKey) else ("restore", "/".join(key))
         )
+        said = str(error) if known else type(error).__name__
+        log.warning("look failed", **{kind: name}, error=said, exc_info=not known)
+        if isinstance(key, ScheduleKey):
+            return  # what keeps it from starting anything it says itself
         task = asyncio.get_running_loop().create_task(self.syncer.failed(key, error))
         self._told.add(task)
         task.add_done_callback(self._told.discard)
@@ -69,6 +74,7 @@ class Controller:
     def restore_changed(self, body: dict[str, Any], gone: bool) -> None:
         """A restore came, changed or went. One that is over, and said so of its latest spec, needs no look."""
         key = body["metadata"]["namespace"], body["metadata"]["name"]
+        self._tell_schedule(body, gone)
         if gone:
             self.metrics.restores.forget(key)
             self._wake(self.targets.forget(key))
@@ -83,6 +89,18 @@ class Controller:
         told = restore.status.observed_generation == restore.metadata.generation
         if not (told and is_over(restore.status, restore.spec.run_id)):
             self.queue.mark(key)
+
+    def _tell_schedule(self, body: dict[str, Any], gone: bool) -> None:
+        """A schedule cares for a restore of its own that is new, over or gone; not for every step of it."""
+        said = body.get("status") or {}
+        if gone or said.get("observedGeneration", -1) == -1 or said.get("phase") in TERMINAL:
+            for owner in body["metadata"].get("ownerReferences", []):
+                if owner["kind"] == schedule_api.KIND:
+                    self.queue.mark(ScheduleKey(body["metadata"]["namespace"], owner["name"]))
+
+    def schedule_changed(self, body: dict[str, Any]) -> None:
+        """A schedule came, changed or went."""
+        self.queue.mark(ScheduleKey(body["metadata"]["namespace"], body["metadata"]["name"]))
 
     def dependant_changed(self, body: dict[str, Any]) -> None:
         """A Job or a pod of a restore came, changed or went."""
@@ -101,6 +119,10 @@ class Controller:
         @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
         async def restore(body: Any, type: str | None, **_: Any) -> None:
             self.restore_changed(dict(body), type == "DELETED")
+
+        @kopf.on.event(GROUP, VERSION, schedule_api.PLURAL, registry=registry)
+        async def schedule(body: Any, **_: Any) -> None:
+            self.schedule_changed(dict(body))
 
         @kopf.on.event("batch", "v1", "jobs", labels=observed.OWNED, registry=registry)
         async def job(body: Any, **_: Any) -> None:

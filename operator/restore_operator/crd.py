@@ -38,7 +38,7 @@ _EXTRA: dict[str, Schema] = {
     **{path: {"x-kubernetes-int-or-string": True, "pattern": _ANY_QUANTITY, "maxLength": 64} for path in _QUANTITIES},
 }
 
-COLUMNS = [
+COLUMNS: list[Schema] = [
     {"name": "Phase", "type": "string", "jsonPath": ".status.phase"},
     {"name": "Percent", "type": "integer", "jsonPath": ".status.progress.percent"},
     {"name": "Records", "type": "integer", "jsonPath": ".status.progress.recordsRead"},
@@ -53,19 +53,25 @@ COLUMNS = [
 
 def custom_resource_definition() -> Schema:
     """The whole manifest, ready to be applied."""
+    schema = resource(api.KIND, explain.RESTORE, rules.ROOT, spec_schema(), status_schema())
+    return definition(kind=api.KIND, plural=api.PLURAL, short=api.SHORT, columns=COLUMNS, schema=schema)
+
+
+def definition(*, kind: str, plural: str, short: str, columns: list[Schema], schema: Schema) -> Schema:
+    """The definition of a namespaced kind with that schema."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{api.PLURAL}.{api.GROUP}"},
+        "metadata": {"name": f"{plural}.{api.GROUP}"},
         "spec": {
             "group": api.GROUP,
             "scope": "Namespaced",
             "names": {
-                "kind": api.KIND,
-                "listKind": f"{api.KIND}List",
-                "plural": api.PLURAL,
-                "singular": api.KIND.lower(),
-                "shortNames": [api.SHORT],
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": kind.lower(),
+                "shortNames": [short],
                 "categories": ["all"],
             },
             "versions": [
@@ -74,29 +80,36 @@ def custom_resource_definition() -> Schema:
                     "served": True,
                     "storage": True,
                     "subresources": {"status": {}},
-                    "additionalPrinterColumns": COLUMNS,
-                    "schema": {"openAPIV3Schema": _resource()},
+                    "additionalPrinterColumns": columns,
+                    "schema": {"openAPIV3Schema": schema},
                 }
             ],
         },
     }
 
 
-def _resource() -> Schema:
-    spec, status = spec_schema(), status_schema()
+def resource(kind: str, description: str, root: list[rules.Rule], spec: Schema, status: Schema) -> Schema:
+    """The schema of the whole resource. An unseen one reads as in progress: its generation is never -1."""
     return {
         "type": "object",
-        "description": explain.RESTORE,
+        "description": description,
         "required": ["spec"],
-        "x-kubernetes-validations": rules.ROOT,
+        "x-kubernetes-validations": root,
         "properties": {
-            "apiVersion": {"type": "string", "description": "dbrestore.io/v1alpha1."},
-            "kind": {"type": "string", "description": "DatabaseRestore."},
+            "apiVersion": {"type": "string", "description": f"{api.API_VERSION}."},
+            "kind": {"type": "string", "description": f"{kind}."},
             "metadata": {"type": "object"},
             "spec": spec,
             "status": status | {"default": {"observedGeneration": -1}},
         },
     }
+
+
+def structural(
+    model: Schema, words: dict[str, str], cel: dict[str, list[rules.Rule]], *, defaults: bool = True
+) -> Schema:
+    """A model's JSON schema as Kubernetes wants it, with what is said of each field, its rules, and its defaults."""
+    return _Structural(model, words, cel, defaults=defaults).schema()
 
 
 def spec_schema() -> Schema:
@@ -221,10 +234,12 @@ class _Dumper(yaml.SafeDumper):
         return super().increase_indent(flow, False)
 
 
-def text() -> str:
+def text(manifest: Schema | None = None, source: str = "operator/restore_operator/api.py") -> str:
     """The manifest as YAML, with the line that says where it comes from."""
-    body = yaml.dump(custom_resource_definition(), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
-    return "# Made by `make crds` from operator/restore_operator/api.py: edit that.\n" + body
+    body = yaml.dump(
+        manifest or custom_resource_definition(), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True
+    )
+    return f"# Made by `make crds` from {source}: edit that.\n{body}"
 
 
 if __name__ == "__main__":

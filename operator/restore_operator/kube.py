@@ -21,7 +21,7 @@ from kubernetes.aio import client, config
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.client.exceptions import ApiException
 
-from . import api
+from . import api, schedule_api
 
 Json = dict[str, Any]
 TIMEOUT = 30  # seconds of one request
@@ -41,6 +41,7 @@ class Kind:
 
 
 RESTORES = Kind(f"/apis/{api.API_VERSION}", api.PLURAL)
+SCHEDULES = Kind(f"/apis/{api.API_VERSION}", schedule_api.PLURAL)
 JOBS = Kind("/apis/batch/v1", "jobs")
 PODS = Kind("/api/v1", "pods")
 EVENTS = Kind("/api/v1", "events")

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
@@ -103,6 +104,11 @@ class Restores(Collector):
             deadline=started + spec.active_deadline_seconds if started is not None and not over else None,
         )
 
+    def see_again(self, restore: DatabaseRestore) -> None:
+        """After a look at it; unless it went meanwhile."""
+        if (restore.metadata.namespace, restore.metadata.name) in self._seen:
+            self.see(restore)
+
     def _queued_since(self, restore: DatabaseRestore, before: _Seen | None) -> float | None:
         status = of_run(restore)
         if status.phase != "Queued":
@@ -191,7 +197,7 @@ class Metrics(Collector):
         self.registry.register(self.restores)
         self.registry.register(self)
 
-    def attach(self, queue: Queue) -> None:
+    def attach(self, queue: Queue[Any]) -> None:
         self.registry.register(_QueueFigures(queue))
 
     def collect(self) -> Iterator[Metric]:
@@ -206,7 +212,7 @@ class Metrics(Collector):
 
 
 class _QueueFigures(Collector):
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue[Any]) -> None:
         self._queue = queue
 
     def collect(self) -> Iterable[Metric]:
@@ -223,7 +229,7 @@ class PortUnavailable(Exception):
 class Port:
     """HTTP on one port: /metrics; /healthz, 503 when looks do not come through; /readyz, 503 until restores are watched."""
 
-    def __init__(self, port: int, metrics: Metrics, queue: Queue) -> None:
+    def __init__(self, port: int, metrics: Metrics, queue: Queue[Any]) -> None:
         self._port, self._metrics, self._queue = port, metrics, queue
         self.ready = False
         self._runner: web.AppRunner | None = None

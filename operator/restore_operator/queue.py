@@ -1,4 +1,4 @@
-"""Which restores are to be looked at: marks coalesce per key, looks run side by side up to a limit, failures come again later.
+"""Which restores and schedules are to be looked at: marks coalesce per key, looks run side by side up to a limit, failures come again later.
 
 A key is looked at by one task at a time. A mark during its look makes another look afterwards: nothing is lost, and nothing piles up.
 """
@@ -8,11 +8,22 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-Key = tuple[str, str]  # namespace, name
-Look = Callable[[Key], Awaitable[float | None]]  # -> seconds until the next look; None: only when it is marked
+Key = tuple[str, str]  # of a restore: namespace, name
+
+
+@dataclass(frozen=True)
+class ScheduleKey:
+    """Of a schedule, which may have a restore's name."""
+
+    namespace: str
+    name: str
+
+
+K = TypeVar("K", bound=Hashable)
 
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # seconds between two looks at a key whose look fails
 
@@ -25,17 +36,24 @@ class _Entry:
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
 
-class Queue:
+class Queue(Generic[K]):
     """`mark(key)` from anywhere in the loop. Stops with its task group: `await queue.close()`."""
 
-    def __init__(self, look: Look, *, concurrency: int, failed: Callable[[Key, Exception], None]) -> None:
+    def __init__(
+        self,
+        look: Callable[[K], Awaitable[float | None]],
+        *,
+        concurrency: int,
+        failed: Callable[[K, Exception], None],
+    ) -> None:
+        """`look` -> seconds until the next look; None: only when the key is marked."""
         self._look, self._failed = look, failed
         self._slots = asyncio.Semaphore(concurrency)
-        self._entries: dict[Key, _Entry] = {}
+        self._entries: dict[K, _Entry] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def mark(self, key: Key) -> None:
+    def mark(self, key: K) -> None:
         """Something about this key may have changed."""
         entry = self._entries.setdefault(key, _Entry())
         if entry.timer is not None:
@@ -49,7 +67,7 @@ class Queue:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _work(self, key: Key, entry: _Entry) -> None:
+    async def _work(self, key: K, entry: _Entry) -> None:
         again: float | None = None
         try:
             while self._dirty(entry):

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from . import crd, reasons
+from . import crd, reasons, schedule, schedule_crd
 from .settings import PREFIX, Settings
 
 Schema = dict[str, Any]
@@ -38,6 +38,7 @@ _REASONS: list[tuple[str, tuple[str, ...]]] = [
     ),
     ("`Progressing`", (reasons.LOADING, reasons.NO_PROGRESS, reasons.PROGRESS_UNAVAILABLE)),
     ("`Degraded`", (reasons.ROWS_REJECTED, reasons.FALLBACK_USED)),
+    ("Conditions and events of a schedule", schedule.REASONS),
 ]  # fmt: skip
 
 
@@ -50,6 +51,13 @@ def text() -> str:
         "\n## status\n\n",
         _table("status", crd.status_schema()),
     ]
+    parts += [
+        "\n## DatabaseRestoreSchedule: spec\n\n",
+        "`template.spec` takes every field of a DatabaseRestore's spec, above, but runID, suspend and cancel.\n\n",
+        _table("spec", _without_template(schedule_crd.spec_schema())),
+        "\n## DatabaseRestoreSchedule: status\n\n",
+        _table("status", schedule_crd.status_schema()),
+    ]
     parts += ["\n## Reasons\n\n| When | Reasons |\n|---|---|\n"]
     parts += [f"| {when} | {', '.join(f'`{word}`' for word in words)} |\n" for when, words in _REASONS]
     parts += ["\n## Settings of the operator\n\nFrom its environment.\n\n| Variable | Default | |\n|---|---|---|\n"]
@@ -57,6 +65,13 @@ def text() -> str:
         default = str(each.default).lower() if isinstance(each.default, bool) else each.default
         parts.append(f"| `{PREFIX}{each.name.upper()}` | `{default}` | {each.metadata['doc']} |\n")
     return "".join(parts)
+
+
+def _without_template(schema: Schema) -> Schema:
+    """The schedule's own fields: what stands below template.spec is the restore's."""
+    template = schema["properties"]["template"]["properties"]["spec"]
+    template.pop("properties"), template.pop("x-kubernetes-validations")
+    return schema
 
 
 def _table(path: str, schema: Schema) -> str:

@@ -5,7 +5,6 @@ Everything is read live. Actions come before the status: whatever is interrupted
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -16,7 +15,8 @@ import structlog
 from restorer.watch.figures import Snapshot
 
 from . import observed, reasons, status
-from .api import API_VERSION, KIND, ClusterSpec, DatabaseRestore, JobRef, LastError, Metadata, RestoreStatus
+from .api import KIND, ClusterSpec, DatabaseRestore, JobRef, LastError, Metadata, RestoreStatus
+from .events import make_event
 from .job import make_job
 from .kube import EVENTS, JOBS, PODS, RESTORES, Conflict, Json, KubeApi, KubeError, Refused
 from .observed import Observed, Pod
@@ -28,7 +28,6 @@ from .targets import Targets
 log = structlog.get_logger()
 
 RETRY_REFUSED = 20.0  # seconds until a Job that was not admitted is tried again
-COMPONENT = observed.MANAGED_BY
 
 
 class ReadsProgress(Protocol):
@@ -72,6 +71,9 @@ class Syncer:
         self._wake(self._targets.settle(key, holds=made.holds, over=over))
         made = await self._act(restore, made)
         stored = await self._write(restore, body, made.status)
+        if stored is None:  # it went during the look, and its event with it
+            self._wake(self._targets.forget(key))
+            return None
         self._seen(restore.model_copy(update={"status": made.status}))
         return self._again(made.requeue_after) if stored else None
 
@@ -186,31 +188,7 @@ class Syncer:
     async def _tell(self, restore: DatabaseRestore, action: Tell) -> None:
         """An event with a name made of what it says: a look that is repeated does not say it twice."""
         meta, now = restore.metadata, observed.stamp(self._clock())
-        text = "/".join((meta.uid, str(meta.generation), restore.spec.run_id, action.reason, action.message))
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {
-                "name": f"{meta.name}.{hashlib.sha256(text.encode()).hexdigest()[:16]}",
-                "namespace": meta.namespace,
-            },
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "name": meta.name,
-                "namespace": meta.namespace,
-                "uid": meta.uid,
-                "resourceVersion": meta.resource_version,
-            },
-            "type": action.kind,
-            "reason": action.reason,
-            "message": action.message[:1024],
-            "source": {"component": COMPONENT},
-            "reportingComponent": COMPONENT,
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
+        event = make_event(KIND, meta, restore.spec.run_id, action.kind, action.reason, action.message, now)
         try:
             await self._kube.create(EVENTS, meta.namespace, event)
         except (Conflict, Refused):
@@ -218,16 +196,16 @@ class Syncer:
 
     # -- write ---------------------------------------------------------------------------------------------------------
 
-    async def _write(self, restore: DatabaseRestore, body: Json, wanted: RestoreStatus) -> bool:
-        """The status, if it differs. -> whether the restore is still there, and as it was read. Its resourceVersion makes sure
-        of that: another of the same name may have come (a UID would not do, `/status` passes it over)."""
+    async def _write(self, restore: DatabaseRestore, body: Json, wanted: RestoreStatus) -> bool | None:
+        """The status, if it differs. -> whether the restore is as it was read; None when it is gone. Its resourceVersion makes
+        sure of that: another of the same name may have come (a UID would not do, `/status` passes it over)."""
         patch = status.merge_patch(body.get("status") or {}, status.as_json(wanted))
         if not patch:
             return True
         guarded = {"metadata": {"resourceVersion": body["metadata"]["resourceVersion"]}, "status": patch}
         key = restore.metadata.namespace, restore.metadata.name
         try:
-            return await self._kube.patch(RESTORES, *key, guarded, sub="status") is not None
+            return True if await self._kube.patch(RESTORES, *key, guarded, sub="status") is not None else None
         except Conflict:
             self._wake([key])
             return False

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import kube_binaries
 import pytest
 from kube_server import KubeServer
-from manifests import CRD
+from manifests import CRD, SCHEDULE_CRD
 from operator_process import Operator, grant
 from world import World
 
@@ -28,6 +28,7 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeServer]:
         pytest.skip(str(error))
     with KubeServer(binaries, tmp_path_factory.mktemp("kube")) as server:
         server.install(CRD)
+        server.install(SCHEDULE_CRD)
         yield server
 
 

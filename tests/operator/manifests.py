@@ -9,6 +9,8 @@ from typing import Any
 Json = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 CRD = ROOT / "crds" / "databaserestores.dbrestore.io.yaml"
+SCHEDULE_CRD = ROOT / "crds" / "databaserestoreschedules.dbrestore.io.yaml"
+SCHEDULES = "/apis/dbrestore.io/v1alpha1/namespaces/{}/databaserestoreschedules"
 RESTORES = "/apis/dbrestore.io/v1alpha1/namespaces/{}/databaserestores"
 
 
@@ -23,6 +25,17 @@ def restore(name: str = "reset", namespace: str = "lms", **changes: Any) -> Json
             "source": {"persistentVolumeClaim": {"claimName": "backups"}},
             "target": {"host": "pg-rw", "database": "app", "credentialsSecretRef": {"name": "pg-app"}},
         },
+    }
+    return changed(made, **{key.replace("__", "."): value for key, value in changes.items()})
+
+
+def schedule(name: str = "nightly", namespace: str = "lms", **changes: Any) -> Json:
+    """A DatabaseRestoreSchedule that says no more than it must."""
+    made: Json = {
+        "apiVersion": "dbrestore.io/v1alpha1",
+        "kind": "DatabaseRestoreSchedule",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"schedule": "30 2 * * *", "template": {"spec": restore()["spec"]}},
     }
     return changed(made, **{key.replace("__", "."): value for key, value in changes.items()})
 

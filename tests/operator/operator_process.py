@@ -23,8 +23,9 @@ def _may(group: str, resources: str, verbs: str) -> Json:
 
 # The operator's whole RBAC (docs/architecture.md): nothing on secrets, configmaps, pods/exec.
 RULES = [
-    _may("dbrestore.io", "databaserestores", "get list watch"),
-    _may("dbrestore.io", "databaserestores/status", "patch"),
+    _may("dbrestore.io", "databaserestores", "get list watch create delete"),
+    _may("dbrestore.io", "databaserestoreschedules", "get list watch"),
+    _may("dbrestore.io", "databaserestores/status databaserestoreschedules/status", "patch"),
     _may("batch", "jobs", "get list watch create patch delete"),
     _may("", "pods", "get list watch"),
     _may("", "events", "list create"),

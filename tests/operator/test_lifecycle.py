@@ -261,7 +261,7 @@ def test_the_port_tells_of_restores_until_they_go(world: World, operator: Operat
     world.wait(lambda: line in operator.ask("/metrics"))
     assert operator.ask("/healthz") == "ok\n"
     world.kube.delete(f"{world.restores}/reset")
-    world.wait(lambda: world.namespace not in operator.ask("/metrics"))
+    world.wait(lambda: world.namespace not in operator.ask("/metrics"), say=lambda: operator.ask("/metrics"))
 
 
 def test_a_server_side_apply_of_the_same_manifest_changes_nothing(world: World) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from kube_server import KubeServer
 from manifests import CRD
+from nights import HOURLY, Nights
 from operator_process import Operator, grant
 from world import World
 
@@ -142,3 +144,24 @@ def test_the_api_server_goes_away_and_comes_back(tmp_path: Path, granted: KubeSe
             world.apply("after", target__database="other")
             world.wait_job("after", seconds=60)
             assert operator.process is not None and operator.process.poll() is None
+
+
+def test_killed_again_and_again_a_schedule_makes_one_restore_per_time(alone: tuple[Operator, World]) -> None:
+    operator, world = alone
+    operator.start()
+    nights = Nights(world)
+    nights.apply(schedule=HOURLY)
+    nights.ran(timedelta(hours=5))
+    nights.change(suspend=False)
+    for n in range(4):
+        time.sleep(0.05 * n)
+        operator.kill()
+        operator.start()
+        if n == 1:  # a look that made the restore and could not tell of it
+            nights.ran(timedelta(hours=5))
+    child = nights.wait_child()
+    nights.wait(lambda: [a["uid"] for a in nights.status().get("active", [])] == [child["metadata"]["uid"]])
+    nights.succeed(child)
+    nights.wait(lambda: nights.status().get("lastSuccessfulTime") and not nights.status().get("active"))
+    assert len(nights.children()) == 1
+    assert len(world.events("RestoreCreated")) <= 2 and "Traceback" not in operator.told()

@@ -98,7 +98,9 @@ def test_a_value_that_means_nothing_is_refused_by_name(helm: Run, setting: str, 
 
 
 RULES = {
-    ("dbrestore.io", "databaserestores"): {"get", "list", "watch"},
+    ("dbrestore.io", "databaserestores"): {"get", "list", "watch", "create", "delete"},
+    ("dbrestore.io", "databaserestoreschedules"): {"get", "list", "watch"},
+    ("dbrestore.io", "databaserestoreschedules/status"): {"patch"},
     ("dbrestore.io", "databaserestores/status"): {"patch"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "patch", "delete"},
     ("", "pods"): {"get", "list", "watch"},
