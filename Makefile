@@ -9,7 +9,7 @@ IMAGE := database-restore-operator:dev
 DOCKER := docker
 KIND := kind
 
-.PHONY: help setup demo test kube pytest slow e2e image kind-up kind-down bench bench-operator lint format types imports crds dashboard lock clean
+.PHONY: help setup demo test kube pytest slow e2e e2e-slow image kind-up kind-down bench bench-operator lint format types imports crds dashboard lock clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
@@ -34,10 +34,13 @@ pytest: kube     ## the tests that are not slow
 	$(BIN)/python -m pytest $(ARGS)
 
 slow: kube       ## the slow tests, and what is skipped
-	$(BIN)/python -m pytest -m slow -rs --timeout=1200 $(ARGS) || test $$? -eq 5  # 5: there are none
+	$(BIN)/python -m pytest -m "slow and not e2e" -rs --timeout=1200 $(ARGS) || test $$? -eq 5  # 5: there are none
 
-e2e: setup       ## everything, on the cluster that KUBECONFIG names; the image must be on its node
-	E2E_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m e2e tests/e2e -rs --timeout=900 $(ARGS)
+e2e: setup       ## the whole thing, on the cluster that KUBECONFIG names; the image must be on its node
+	E2E_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m "e2e and not slow" tests/e2e -rs --timeout=900 $(ARGS)
+
+e2e-slow: setup  ## the operator killed fifty times, on that cluster
+	E2E_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m "e2e and slow" tests/e2e -rs --timeout=1800 $(ARGS)
 
 image:           ## the image, with Docker
 	$(DOCKER) build --build-arg REVISION=`git rev-parse HEAD` --tag $(IMAGE) .

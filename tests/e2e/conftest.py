@@ -1,8 +1,8 @@
 """The whole thing on a real cluster: the chart installed with helm, PostgreSQL and a volume of generated backups beside it.
 
-KUBECONFIG names the cluster. The images E2E_IMAGE (database-restore-operator:dev) and E2E_POSTGRES_IMAGE (postgres:17) must
-be on its node, or within its reach; the node must be one, as the backups lie in a folder of it. `make kind-up` makes such a
-cluster. E2E_KEEP=1 leaves everything standing.
+KUBECONFIG names the cluster. The images E2E_IMAGE (database-restore-operator:dev) and E2E_POSTGRES_IMAGE (postgres:17) must be
+on its node, or within its reach; the node must be one, as the backups lie in a folder of it and signals are sent from it.
+`make kind-up` makes such a cluster. E2E_KEEP=1 leaves everything standing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from cluster import DATABASE_NAMESPACE, CommandFailed, Json, apply, get, in_rehearsal, items, kubectl, sql, until
 from installed import NAMESPACE, install, uninstall
+from processes import start_sender
 from restorer.demo.lms import schema_sql
 from restores import Restore
 from surroundings import BACKUPS, RESTORES, claim, generator, namespace, postgres, secret
@@ -32,6 +33,7 @@ def cluster() -> Iterator[None]:
     apply(namespace(DATABASE_NAMESPACE), namespace(NAMESPACE, restricted=True), namespace(RESTORES, restricted=True))
     apply(*postgres(), secret(RESTORES), *claim(RESTORES))
     kubectl("-n", DATABASE_NAMESPACE, "rollout", "status", "deploy/postgres", "--timeout=120s", timeout=150)
+    start_sender()
     sql("app", "drop database if exists template_lms with (force)")
     sql("app", "create database template_lms")
     sql("template_lms", schema_sql())

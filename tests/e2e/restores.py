@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from cluster import DATABASE_NAMESPACE, CommandFailed, Json, apply, get, items, kubectl, sql, until
+from processes import running_container
 from surroundings import PASSWORD
 
 HOST = f"pg.{DATABASE_NAMESPACE}"
@@ -95,6 +96,19 @@ class Restore:
         """Names of pods that run, or will."""
         return [p["metadata"]["name"] for p in self.pods() if p["status"].get("phase") in ("Pending", "Running")]
 
+    def running_pod(self) -> tuple[str, str]:
+        """(name, container ID) of a pod that runs."""
+
+        def look() -> tuple[str, str] | None:
+            running = [(p["metadata"]["name"], running_container(p)) for p in self.pods()]
+            return next(((name, container) for name, container in running if container), None)
+
+        return until(f"a pod of {self.name} runs", look, 30)
+
+    def pods_lost(self) -> int:
+        """How many pods of the restore's Jobs ended otherwise than well."""
+        return sum(job["status"].get("failed", 0) for job in self.jobs())
+
     # -- waiting -------------------------------------------------------------------------------------------------------
 
     def wait_succeeded(self, seconds: int = 120) -> Restore:
@@ -170,6 +184,10 @@ class Restore:
         """How many runs the ledger of the database knows."""
         return int(sql(self.database, "select count(*) from dbrestore.runs"))
 
+    def attempts(self) -> int:
+        """How often the run was begun or gone on with, as the ledger has it."""
+        return int(sql(self.database, f"select attempts from dbrestore.runs where run = '{self.run}'"))
+
     def check(self, expected: Json) -> None:
         """Status, ledger, report and tables agree with each other and with what was generated, table by table.
         `expected`: what the generator printed; the tables were empty before."""
@@ -181,9 +199,12 @@ class Restore:
         totals = {key: status["progress"][_PROGRESS[key]] for key in OUTCOMES}
         assert totals == expected["totals"]
         assert status["progress"]["percent"] == 100
-        counts = "union all ".join(f"select '{name}' n, count(*) c from \"{name}\" " for name in ledger)
+        # whole rows, so that one that is there twice shows even where no key would refuse it
+        counts = "union all ".join(
+            f"select '{name}' n, array[count(*), count(distinct md5(t::text))] c from \"{name}\" t " for name in ledger
+        )
         rows = json.loads(sql(self.database, f"select json_object_agg(n, c) from ({counts}) t"))
-        assert rows == {name: counts["inserted"] for name, counts in ledger.items()}
+        assert rows == {name: [counts["inserted"]] * 2 for name, counts in ledger.items()}
         rejects = int(sql(self.database, f"select count(*) from dbrestore.rejects where run = '{self.run}'"))
         assert rejects == expected["totals"]["rejected"]
         assert PASSWORD not in json.dumps(self.read())

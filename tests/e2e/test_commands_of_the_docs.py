@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from cluster import CommandFailed, get, kubectl, run
-from installed import NAMESPACE, RELEASE, ROOT
+from installed import NAMESPACE, RELEASE, ROOT, install, is_installed
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.M | re.S)
 
@@ -22,7 +22,8 @@ def commands(page: str) -> list[str]:
 
 @pytest.fixture
 def bare_cluster() -> Iterator[None]:
-    """No release, no CRD, no namespace that the pages make."""
+    """No release, no CRD, no namespace that the pages make. The other tests' release is put back afterwards."""
+    was_installed = is_installed()
 
     def clear() -> None:
         for release, namespace in (("dbr", "dbrestore"), (RELEASE, NAMESPACE)):
@@ -34,6 +35,8 @@ def bare_cluster() -> Iterator[None]:
     clear()
     yield
     clear()
+    if was_installed:
+        install()
 
 
 def test_every_command_of_the_pages_runs(bare_cluster: None) -> None:

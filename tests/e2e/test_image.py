@@ -10,7 +10,7 @@ from cluster import CommandFailed, Json, apply, kubectl
 from surroundings import IMAGE, RESTORES
 
 BASE = "python:3.13-slim-trixie"
-MOST_OVER_BASE = 200_000_000  # bytes
+MOST_OVER_BASE = 120_000_000  # bytes
 
 Exec = Callable[..., str]
 

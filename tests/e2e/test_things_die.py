@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
-from cluster import DATABASE_NAMESPACE, Json, kubectl, until
+import pytest
+from cluster import DATABASE_NAMESPACE, CommandFailed, Json, get, items, kubectl, sql, until
 from installed import NAMESPACE, kill_operator, wait_operator
+from processes import kill_children, kill_first, running_container
 
 
 def test_operator_killed_while_running(restore: Any, backups: dict[str, Json]) -> None:
@@ -29,33 +32,63 @@ def test_applied_while_no_operator_runs(restore: Any, backups: dict[str, Json]) 
     made.wait_succeeded(120).check(backups["clean"])
 
 
-def test_restorer_pod_killed_while_running(restore: Any, backups: dict[str, Json]) -> None:
+def test_restorer_pod_deleted_while_running(restore: Any, backups: dict[str, Json]) -> None:
+    """As a node that is drained does it, without waiting."""
     made = restore("large").slowly().apply()
     made.wait_loading()
-    pod = next(p["metadata"]["name"] for p in made.pods() if p["status"]["phase"] == "Running")
+    pod, _ = made.running_pod()
     kubectl("-n", made.namespace, "delete", "pod", pod, "--grace-period=0", "--force")
     made.wait_succeeded(300).check(backups["large"])
     assert made.runs() == 1
 
 
 def test_restorer_process_killed_while_running(restore: Any, backups: dict[str, Json]) -> None:
-    """SIGKILL from inside the pod, as the kernel does it when memory is short."""
+    """SIGKILL to the first process of the container: nothing of it has time for anything."""
     made = restore("large").slowly().set(load__workers=2).apply()
     made.wait_loading()
-    pod = next(p["metadata"]["name"] for p in made.pods() if p["status"]["phase"] == "Running")
-    code = "import os,signal\nfor p in os.listdir('/proc'):\n  p.isdigit() and p not in ('1', str(os.getpid())) and os.kill(int(p), signal.SIGKILL)"
-    kubectl("-n", made.namespace, "exec", pod, "--", "python", "-c", code)
+    pod, container = made.running_pod()
+    kill_first(container)
+    made.wait_succeeded(300).check(backups["large"])
+    ended = get("pod", pod, made.namespace)
+    assert ended is not None
+    assert ended["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 137
+    assert made.pods_lost() == 1
+    assert (made.runs(), made.attempts()) == (1, 2)
+
+
+def test_workers_killed_while_running(restore: Any, backups: dict[str, Json]) -> None:
+    """SIGKILL to the worker processes, as the kernel does it when memory is short."""
+    made = restore("large").slowly().set(load__workers=2).apply()
+    made.wait_loading()
+    _, container = made.running_pod()
+    assert kill_children(container) >= 1
     made.wait_succeeded(300).check(backups["large"])
     assert made.runs() == 1
 
 
-def test_database_restarted_while_running(restore: Any, backups: dict[str, Json]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+def test_database_restarted_while_running(restore: Any, backups: dict[str, Json], number: signal.Signals) -> None:
+    """The server's first process is killed (the database recovers from its log) or told to shut down fast; the kubelet
+    starts it again on the same volume."""
     made = restore("large").slowly().apply()
     made.wait_loading()
-    stop = "select pg_terminate_backend(pid) from pg_stat_activity where datname = '%s' and pid <> pg_backend_pid()"
-    words = ["psql", "-U", "app", "-d", "app", "-qtAXc", stop % made.database]
-    kubectl("-n", DATABASE_NAMESPACE, "exec", "deploy/postgres", "--", *words)
+    started = "select pg_postmaster_start_time()"
+    before = sql("app", started)
+    (pod,) = items("pods", DATABASE_NAMESPACE, "app=postgres")
+    kill_first(running_container(pod), number)
+    until("the server is back", lambda: said(started) not in ("", before), 60)
     made.wait_succeeded(300).check(backups["large"])
+    assert made.runs() == 1
+    (same,) = items("pods", DATABASE_NAMESPACE, "app=postgres")
+    assert same["metadata"]["uid"] == pod["metadata"]["uid"]
+
+
+def said(statement: str) -> str:
+    """What the server says; "" while it is away."""
+    try:
+        return sql("app", statement)
+    except CommandFailed:
+        return ""
 
 
 def test_job_deleted_while_running(restore: Any, backups: dict[str, Json]) -> None:
