@@ -36,15 +36,15 @@ def peak(cases: Iterable[Case]) -> int:
 def markdown(figures: Sequence[Figure], cases: Sequence[Case], heading: Sequence[str], stages: dict[str, float]) -> str:
     """The document."""
     lines = ["# Benchmarks", "", *heading, ""]
-    lines += _table(("What", "Measured", "Reach", "Try for", "Note"), figures)
+    lines += table(("What", "Measured", "Reach", "Try for", "Note"), figures)
     if stages:
         lines += ["", "## Where the time goes", ""]
         lines += ["Seconds for 1 M records of 500 bytes, one worker. CPU, but for the last three rows.", ""]
-        lines += _table(("Stage", "Seconds"), [(name, f"{value:.2f}") for name, value in stages.items()])
+        lines += table(("Stage", "Seconds"), [(name, f"{value:.2f}") for name, value in stages.items()])
     if cases:
         lines += ["", "## All runs", "", "CPU: of the client's processes, and of the server's, in seconds.", ""]
         rows = [(case.name, *_medians(case.samples), _all(case.samples)) for case in cases if case.samples]
-        lines += _table(("Case", "Median", "CPU", "Server CPU", "Peak RSS", "Wall clock of each run"), rows)
+        lines += table(("Case", "Median", "CPU", "Server CPU", "Peak RSS", "Wall clock of each run"), rows)
     return "\n".join(lines) + "\n"
 
 
@@ -62,7 +62,7 @@ def _all(samples: Sequence[Sample]) -> str:
     return ", ".join(f"{s.wall:.2f}" for s in samples)
 
 
-def _table(head: tuple[str, ...], rows: Iterable[Sequence[str]]) -> list[str]:
+def table(head: tuple[str, ...], rows: Iterable[Sequence[str]]) -> list[str]:
     cells = [head, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     drawn = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(r, widths, strict=True)) + " |" for r in cells]

@@ -15,7 +15,7 @@ from .settings import BadSetting, Settings
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the operator until SIGTERM or ctrl-C. -> exit code: 0 stopped, 1 no cluster, 2 usage."""
+    """Runs the operator until SIGTERM or ctrl-C. -> exit code: 0 stopped, 1 no cluster or no port, 2 usage."""
     parser = argparse.ArgumentParser(
         prog="restore-operator",
         description="Runs DatabaseRestores of a cluster. Settings come from RESTORE_OPERATOR_* (docs/reference.md).",
@@ -32,17 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
     _log(settings)
     # Only now what takes a while to import.
     from .kube import KubeError
+    from .metrics import PortUnavailable
 
     try:
         asyncio.run(_run(settings, given.namespace or []))
-    except KubeError as error:
+    except (KubeError, PortUnavailable) as error:
         print(f"restore-operator: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(
-            f"restore-operator: port {settings.port}: {error.strerror or error}: set another RESTORE_OPERATOR_PORT",
-            file=sys.stderr,
-        )
         return 1
     return 0
 

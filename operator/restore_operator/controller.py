@@ -130,8 +130,8 @@ def kopf_settings() -> kopf.OperatorSettings:
 
 
 async def run(settings: Settings, namespaces: list[str], stop: asyncio.Event) -> None:
-    """Runs the operator until `stop`. `namespaces` empty: all of them. Raises KubeError when there is no cluster, OSError
-    when the port is taken."""
+    """Runs the operator until `stop`. `namespaces` empty: all of them. Raises KubeError when there is no cluster,
+    PortUnavailable when the port is taken."""
     async with (
         await RealKube.connect() as kube,
         ProgressReader(kube, from_logs=settings.progress_from_logs) as progress,

@@ -3,6 +3,7 @@ go when the resource goes."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -215,6 +216,10 @@ class _QueueFigures(Collector):
             yield gauge
 
 
+class PortUnavailable(Exception):
+    """The port cannot be listened on; the message names it and the remedy."""
+
+
 class Port:
     """HTTP on one port: /metrics; /healthz, 503 when looks do not come through; /readyz, 503 until restores are watched."""
 
@@ -224,14 +229,20 @@ class Port:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """Raises OSError when the port is taken."""
+        """Raises PortUnavailable when it is taken, or not for this user."""
         app = web.Application()
         app.add_routes(
             [web.get("/metrics", self._serve), web.get("/healthz", self._health), web.get("/readyz", self._readiness)]
         )
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, None, self._port).start()
+        try:
+            await web.TCPSite(self._runner, None, self._port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            # The event loop's own words name every address.
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise PortUnavailable(f"port {self._port}: {why}: set another RESTORE_OPERATOR_PORT") from None
 
     async def close(self) -> None:
         if self._runner is not None:

@@ -75,12 +75,14 @@ def last_figures(log: str) -> Snapshot | None:
 
 
 def _of_line(told: dict[str, object]) -> Snapshot | None:
-    """A log line has some of the figures; what it leaves out counts as nothing."""
+    """A log line has some of the figures; what it leaves out counts as nothing. It is written while the run loads."""
     empty: dict[str, object] = {}
     for each in msgspec.structs.fields(Snapshot):
         kind = each.type
         empty[each.encode_name] = "" if kind is str else 0 if kind is int else False if kind is bool else None
+    at = str(told.get("ts", ""))[:19]  # to the second
     empty |= {"fallback": [], "rejectsByReason": {}, "tables": []}
+    empty |= {"phase": "Loading", "lastUpdateTime": f"{at}Z" if at else ""}
     try:
         return msgspec.convert(empty | {k: v for k, v in told.items() if k in empty}, type=Snapshot)
     except msgspec.ValidationError:

@@ -91,10 +91,10 @@ def plan(restore: DatabaseRestore, observed: Observed, now: datetime, timing: Ti
     if restore.metadata.deletion_timestamp is not None:
         return Plan((), restore.status, None)
     made = _Planner(restore, observed, now, timing).plan()
-    return _with_event(restore, made)
+    return with_event(restore, made)
 
 
-def _with_event(restore: DatabaseRestore, made: Plan) -> Plan:
+def with_event(restore: DatabaseRestore, made: Plan) -> Plan:
     """An event where phase, run or reason moved; progress within a phase is none."""
     old, new = restore.status, made.status
     was, is_ = old.condition("Succeeded"), new.condition("Succeeded")
@@ -259,7 +259,8 @@ class _Planner:
         if job.state == "Complete":
             if report is not None and report.outcome == "Succeeded":
                 return self._end("Succeeded", report.reason or reasons.SUCCEEDED, report.message, report)
-            if self.spec.mode == "Apply" and job.attempt == 1:
+            held = self.spec.suspend or self.spec.cancel or self._expired()
+            if self.spec.mode == "Apply" and job.attempt == 1 and not held:
                 return self._begin()  # its report is lost: the ledger has it, and the next attempt hands it out
             return self._end("Succeeded", reasons.SUCCEEDED, reasons.REPORT_LOST)
         if job.cancels:

@@ -15,8 +15,8 @@ class BadSetting(Exception):
     """A variable that cannot be read; the message names it and says what would be right."""
 
 
-def _doc(default: Any, doc: str, *, least: int = 0) -> Any:
-    return field(default=default, metadata={"doc": doc, "least": least})
+def _doc(default: Any, doc: str, *, least: int = 0, most: int | None = None) -> Any:
+    return field(default=default, metadata={"doc": doc, "least": least, "most": most})
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Settings:
         300, "Every unfinished restore is looked at after so many seconds, up to twice that.", least=10
     )
     concurrency: int = _doc(8, "Restores that are looked at side by side.", least=1)
-    port: int = _doc(8080, "Port of /metrics, /healthz and /readyz.", least=0)
+    port: int = _doc(8080, "Port of /metrics, /healthz and /readyz.", least=1, most=65_535)
     log_level: str = _doc("INFO", "DEBUG, INFO, WARNING or ERROR.")
     log_format: str = _doc("json", "json or text.")
 
@@ -66,8 +66,10 @@ def _read(name: str, text: str, setting: dataclasses.Field[Any]) -> Any:
             raise BadSetting(f"{name} is {text!r}: must be true or false")
         return text.lower() == "true"
     if isinstance(setting.default, int):
-        least = setting.metadata["least"]
-        if not text.isdigit() or int(text) < least:
+        least, most = setting.metadata["least"], setting.metadata["most"]
+        if not text.isdecimal() or int(text) < least:
             raise BadSetting(f"{name} is {text!r}: must be a whole number, {least} at least")
+        if most is not None and int(text) > most:
+            raise BadSetting(f"{name} is {text!r}: must be a whole number, {most} at most")
         return int(text)
     return text

@@ -194,14 +194,17 @@ def loading(status: RestoreStatus, seen: Snapshot) -> RestoreStatus:
         table=seen.table,
         last_update_time=seen.last_update_time,
     )
-    update: Json = {"progress": progress, "fallback": _fallback(seen.fallback)}
+    update: Json = {"progress": progress}
+    if seen.fallback:
+        update["fallback"] = _fallback(seen.fallback)
     if seen.snapshot:
         update["snapshot"] = SnapshotStatus(name=seen.snapshot, bytes=seen.bytes_total, tables=seen.tables_total)
     rows = [
         {key: row[key] for key in ("name", "state", "read", "inserted", "updated", "duplicate", "conflict", "rejected", "seconds", "error")}
         for row in msgspec.to_builtins(seen.tables)
     ]  # fmt: skip
-    return _with_tables(status.model_copy(update=update), rows, 0)
+    fresh = status.model_copy(update=update)
+    return _with_tables(fresh, rows, 0) if rows else fresh  # a log line names no tables
 
 
 def reported(status: RestoreStatus, report: Report) -> RestoreStatus:

@@ -21,7 +21,7 @@ from .job import make_job
 from .kube import EVENTS, JOBS, PODS, RESTORES, Conflict, Json, KubeApi, KubeError, Refused
 from .observed import Observed, Pod
 from .queue import Key
-from .reconcile import Action, CreateJob, DeleteJob, ExpireJob, Plan, SuspendJob, Tell, Timing, plan
+from .reconcile import Action, CreateJob, DeleteJob, ExpireJob, Plan, SuspendJob, Tell, Timing, plan, with_event
 from .settings import Settings
 from .targets import Targets
 
@@ -131,6 +131,8 @@ class Syncer:
         for action in made.actions:
             if isinstance(action, CreateJob):
                 made = await self._create(restore, action, made)
+                if action not in made.actions:  # refused: there is something else to say
+                    return await self._act(restore, made)
             else:
                 await self._do(restore, action)
         return made
@@ -156,7 +158,9 @@ class Syncer:
             job = await self._kube.create(JOBS, space, manifest)
         except Conflict:
             found = await self._kube.get(JOBS, space, name)
-            if found is None or not observed.owned_by([found], restore.metadata.uid):
+            if found is None:
+                raise  # it went in this moment: the next look makes it
+            if not observed.owned_by([found], restore.metadata.uid):
                 raise ForeignJob(409, f"a Job {name} is there that is not this restore's: delete it") from None
             if observed.job(found).run != restore.spec.run_id:
                 raise ForeignJob(409, f"Job {name} belongs to another run: delete it") from None
@@ -174,10 +178,10 @@ class Syncer:
             message = f"the Job is not admitted: {refused.message}"
             error = LastError(reason=reason, message=message, time=observed.stamp(now))
             said = status.active(status.failing(old, error), restore, now, "Validating", reason, message)
-            return Plan(made.actions, said, RETRY_REFUSED, made.holds)
+            return with_event(restore, Plan((), said, RETRY_REFUSED, made.holds))
         message = f"the API server does not take the Job: {refused.message}"
         said = status.ended(old, restore, now, "Failed", reasons.VALIDATION_FAILED, message)
-        return Plan(made.actions, said, 1.0)
+        return with_event(restore, Plan((), said, 1.0))
 
     async def _tell(self, restore: DatabaseRestore, action: Tell) -> None:
         """An event with a name made of what it says: a look that is repeated does not say it twice."""

@@ -30,7 +30,7 @@ from restorer.load.heartbeat import Heartbeat
 from restorer.load.leader import Leader, worth_cutting
 from restorer.load.pool import Pool, Process, dismiss, spawn
 from restorer.load.task_loader import check_limit
-from restorer.load.worker import IDLE_SECONDS, Workbench, calm_collector
+from restorer.load.worker import IDLE_SECONDS, Workbench, settle_in
 from restorer.model import TablePlan
 from restorer.preflight import Prepared
 from restorer.report import Check, Counters, Report, SnapshotInfo
@@ -99,6 +99,7 @@ class _Execution:
 
     def run(self) -> RestoreError | None:
         self.emit(PhaseChanged("Validating"))
+        settle_in()
         if self.spec.load.workers > 1 and not self.scratch:
             self.spares += [
                 spawn() for _ in range(self.spec.load.workers)
@@ -151,7 +152,6 @@ class _Execution:
             self.emit(PhaseChanged("Cleaning"))
             clean.clean(self.session, self.ledger, self.spec, plans)
         self.emit(PhaseChanged("Loading"))
-        calm_collector()
         bench = self._bench(prepared)
         try:
             Leader(bench, plans, self._still_ours, self.spares).load()

@@ -5,14 +5,15 @@ Jobs and pods are accepted and stand still: the tests move them on through `/sta
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
-import urllib.error
-import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,6 +47,7 @@ class KubeServer:
         self.audit_log = folder / "audit.log"
         self._children: list[subprocess.Popen[bytes]] = []
         self._tls = ssl.create_default_context()
+        self._kept = threading.local()
         self._tls.check_hostname = False
         self._tls.verify_mode = ssl.CERT_NONE
 
@@ -154,21 +156,51 @@ class KubeServer:
         """One request as `token`. -> the answer, decoded. Raises ApiError with the server's own message."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {token}", "Content-Type": content, "Accept": "application/json"}
-        request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, context=self._tls, timeout=30) as answer:
-                text = answer.read().decode()
-        except urllib.error.HTTPError as error:
-            text = error.read().decode()
+            status, text = self._exchange(method, path, data, headers)
+        except (http.client.HTTPException, ConnectionError, ssl.SSLError):
+            self._drop()  # the server closed an idle connection, or is another one by now
+            status, text = self._exchange(method, path, data, headers)
+        if status >= 400:
             try:
-                raise ApiError(error.code, json.loads(text)["message"]) from None
+                raise ApiError(status, json.loads(text)["message"])
             except (ValueError, KeyError):
-                raise ApiError(error.code, text) from None
+                raise ApiError(status, text) from None
         return json.loads(text) if text.startswith(("{", "[")) else text
+
+    def _exchange(self, method: str, path: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, str]:
+        """Over the connection that this thread keeps: a handshake for each request would cost more than the request."""
+        if (connection := getattr(self._kept, "connection", None)) is None:
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self._tls)
+            self._kept.connection = connection
+        try:
+            connection.request(method, path, data, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except BaseException:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        if (connection := getattr(self._kept, "connection", None)) is not None:
+            connection.close()
+            self._kept.connection = None
+
+    def watch(self, path: str) -> Iterator[tuple[str, Json]]:
+        """(type, object) of a watch, until the server ends it."""
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self._tls)
+        headers = {"Authorization": f"Bearer {ADMIN_TOKEN}", "Accept": "application/json"}
+        try:
+            connection.request("GET", path, headers=headers)
+            for line in connection.getresponse():
+                told = json.loads(line)
+                yield told["type"], told["object"]
+        finally:
+            connection.close()
 
     def create(self, path: str, body: Json) -> Json:
         """As kubectl does it: with strict validation of fields."""
-        created: Json = self.request("POST", f"{path}?fieldValidation=Strict", body)
+        created: Json = self.request("POST", f"{path}{'&' if '?' in path else '?'}fieldValidation=Strict", body)
         return created
 
     def get(self, path: str) -> Json:

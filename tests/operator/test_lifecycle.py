@@ -230,17 +230,7 @@ def test_what_keeps_a_pod_from_starting_is_said_within_30_seconds_and_heals(worl
 def test_a_job_whose_pods_are_not_admitted_says_so(world: World) -> None:
     world.apply()
     job = world.wait_job()
-    event = {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": "quota"},
-        "involvedObject": {"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"], "namespace": world.namespace},
-        "type": "Warning",
-        "reason": "FailedCreate",
-        "message": "pods is forbidden: exceeded quota: small",
-        "lastTimestamp": job["metadata"]["creationTimestamp"],
-    }  # fmt: skip
-    world.kube.create(f"/api/v1/namespaces/{world.namespace}/events", event)
+    world.event(job, "FailedCreate", "pods is forbidden: exceeded quota: small")
     world.wait(lambda: world.condition("Succeeded").get("reason") == "QuotaExceeded", 30, say=world.status)
 
 

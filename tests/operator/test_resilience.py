@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,7 @@ def test_no_cluster_and_bad_settings_are_said_in_one_line(granted: KubeServer, t
             2,
             "RESTORE_OPERATOR_PROGRESS_SECONDS is 'often': must be a whole number, 1 at least",
         ),
+        ({"port": "70000"}, 2, "RESTORE_OPERATOR_PORT is '70000': must be a whole number, 65535 at most"),
         ({"log_format": "xml"}, 2, "must be one of json, text"),
     ):
         operator = Operator(granted, tmp_path, "--all-namespaces", **settings)
@@ -107,6 +109,19 @@ def test_no_cluster_and_bad_settings_are_said_in_one_line(granted: KubeServer, t
         assert operator.process is not None and operator.process.returncode == code
         assert words in operator.told() and "Traceback" not in operator.told()
         operator.log.unlink()
+
+
+def test_a_port_that_cannot_be_had_is_said_in_one_line(granted: KubeServer, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        operator = Operator(granted, tmp_path, "--all-namespaces", port=str(number))
+        with pytest.raises(AssertionError):
+            operator.start()
+        assert operator.process is not None and operator.process.returncode == 1
+        words = f"restore-operator: port {number}: Address already in use: set another RESTORE_OPERATOR_PORT"
+        assert operator.told().splitlines() == [words]
 
 
 def test_the_api_server_goes_away_and_comes_back(tmp_path: Path, granted: KubeServer) -> None:

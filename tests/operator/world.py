@@ -94,8 +94,8 @@ class World:
         )
         return job
 
-    def pod(self, job: Json, status: Json | None = None, suffix: str = "a") -> Json:
-        """The pod that the Job's controller would make."""
+    def pod(self, job: Json, status: Json | None = None, suffix: str = "a", node: str = "") -> Json:
+        """The pod that the Job's controller would make, bound to a node or to none."""
         meta, template = job["metadata"], job["spec"]["template"]
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": meta["name"], "uid": meta["uid"], "controller": True}
         labels = template["metadata"]["labels"] | {"batch.kubernetes.io/job-name": meta["name"]}
@@ -103,7 +103,7 @@ class World:
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": f"{meta['name']}-{suffix}", "labels": labels, "ownerReferences": [owner]},
-            "spec": template["spec"],
+            "spec": template["spec"] | ({"nodeName": node} if node else {}),
         }
         made = self.kube.create(self.pod_path, body)
         return self.pod_status(made, status) if status is not None else made
@@ -111,8 +111,9 @@ class World:
     def pod_status(self, pod: Json, status: Json) -> Json:
         return self.kube.patch(f"{self.pod_path}/{pod['metadata']['name']}/status", {"status": status})
 
-    def running(self, job: Json, ip: str = "127.0.0.1", suffix: str = "a") -> Json:
-        return self.pod(job, container({"running": {"startedAt": now()}}) | {"phase": "Running", "podIP": ip}, suffix)
+    def running(self, job: Json, ip: str = "127.0.0.1", suffix: str = "a", since: str = "", node: str = "") -> Json:
+        state = container({"running": {"startedAt": since or now()}})
+        return self.pod(job, state | {"phase": "Running", "podIP": ip}, suffix, node)
 
     def ended(self, job: Json, code: int, report: Json | str, pod: Json | None = None, suffix: str = "a") -> Json:
         """A pod whose container ended with that code and that termination message."""
@@ -152,6 +153,22 @@ class World:
         report = {"run": "x", "outcome": outcome, "reason": reason, "message": message, **more}
         self.ended(job, code, report, suffix="end")
         self.fail_job(job)
+
+    def event(self, about: Json, reason: str, message: str) -> None:
+        """A Warning event, as a controller or the scheduler posts it."""
+        meta = about["metadata"]
+        kind = about.get("kind") or ("Job" if "template" in about["spec"] else "Pod")
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{meta['name']}."},
+            "involvedObject": {"kind": kind, "name": meta["name"], "uid": meta["uid"], "namespace": self.namespace},
+            "type": "Warning",
+            "reason": reason,
+            "message": message,
+            "lastTimestamp": now(),
+        }
+        self.kube.create(EVENTS.format(self.namespace), event)
 
     def _job_status(self, job: Json, status: Json) -> None:
         self.kube.patch(f"{self.job_path}/{job['metadata']['name']}/status", {"status": status})

@@ -14,7 +14,7 @@ Good rows never pay for bad neighbours twice: `Ladder` remembers the rung that t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from typing import Literal
@@ -150,7 +150,7 @@ class Ladder:
             outcome.needed("Exact")
         if way == "sift":
             sifted = Sifted(self.shaper.sifted(batch, outcome, others))
-            with _ahead(following, self.shaper.converter.sifted):
+            with nullcontext() if following is None else following.ahead(self.shaper.converter.sifted):
                 self._sift(conn, sifted, others, outcome)
         elif way == "direct":
             chunks = self.shaper.lines(batch, outcome, exact, others)
@@ -159,7 +159,7 @@ class Ladder:
             self._direct(conn, chunks, others, outcome, exact)
         else:
             chunks = self.shaper.lines(batch, outcome, exact, others)
-            self._merge_all(conn, batch, chunks, others, outcome, exact, way, following)
+            self._merge_all(conn, batch, chunks, others, outcome, exact, way)
         outcome.converted_badly = outcome.converted_badly or bool(outcome.rejects)
 
     def _direct(
@@ -196,7 +196,7 @@ class Ladder:
 
     def _merge_all(
         self, conn: Connection, batch: Batch, chunks: Iterable[list[Line]], others: Others, outcome: Outcome,
-        exact: bool, way: Way, following: Batches | None,
+        exact: bool, way: Way,
     ) -> None:  # fmt: skip
         names = self.shaper.columns
         stages = [self._filled(conn, (names, names), chunks, outcome, exact)]
@@ -212,9 +212,8 @@ class Ladder:
                 outcome.absorb(part, at)
                 at += half.records
             return
-        with _ahead(following, self._convert(exact)):
-            for stage in stages:
-                self.merger.merge(conn, stage, outcome, blind=way == "blind")
+        for stage in stages:
+            self.merger.merge(conn, stage, outcome, blind=way == "blind")
 
     def _convert(self, exact: bool) -> Convert:
         return self.shaper.converter.exact if exact else self.shaper.converter.verbatim
@@ -266,10 +265,6 @@ def keeping(plan: TablePlan) -> TablePlan:
     return msgspec.structs.replace(
         plan, columns=tuple(keep(c) for c in plan.columns), late=tuple(keep(c) for c in plan.late)
     )
-
-
-def _ahead(following: Batches | None, convert: Convert) -> AbstractContextManager[None]:
-    return nullcontext() if following is None else following.ahead(convert)
 
 
 def _afterwards(do: Callable[[], None]) -> Iterator[list[Line]]:
