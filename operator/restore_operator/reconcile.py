@@ -22,6 +22,7 @@ TARGET_RETRY = 30  # seconds until a target that a stranger holds is tried again
 CANCEL_PATIENCE = 120  # seconds that a Job has to close a cancelled run in the ledger
 SOON = 2.0  # seconds between two looks at something that is about to go away
 PENDING, PENDING_LONG = 5.0, 20.0  # seconds between two looks at a pod that does not start: in its first minute, later
+FINAL_CODES = (2, 3)  # of the restorer (restorer.errors): the Job's podFailurePolicy ends it there
 QUIET = 15  # seconds that a pod may run before its silence is said
 
 
@@ -405,6 +406,8 @@ class _Planner:
             report = _report_of(tuple(ended))
             word = report.reason if report is not None and report.reason else reasons.LOAD_FAILED
             self.status = status.failing(self.status, LastError(reason=word, message=words, time=stamp(self.now)))
+            if any(p.exit_code in FINAL_CODES for p in ended):
+                return self._wait(reasons.STOPPING, words)  # the Job is about to say so too
             return self._active(self._phase(), reasons.RETRYING, f"{words}; it is tried again", again=again)
         return self._active(self._phase(), reasons.VALIDATING, reasons.STARTING, again=again)
 

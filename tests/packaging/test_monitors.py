@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from manifests import restore
-from programs import CHART, Manifest, Run
+from programs import CHART, ROOT, Manifest, Run
 from restore_operator.api import DatabaseRestore
-from restore_operator.job import make_job
+from restore_operator.job import SCRAPE, make_job
 from restore_operator.settings import Settings
 
 Render = Callable[..., list[Manifest]]
@@ -38,6 +41,22 @@ def ports(pod: Any) -> dict[str, int]:
 def test_nothing_of_the_prometheus_operator_is_made_until_it_is_asked_for(render: Render) -> None:
     assert not [m["kind"] for m in render() if m["apiVersion"].startswith("monitoring.coreos.com/")]
     assert not of_kind(render(), "ConfigMap")
+
+
+def test_the_values_of_the_docs_turn_everything_on(helm: Run, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S)
+    (tmp_path / "monitoring.yaml").write_text(blocks[0])
+    words = ["--kube-version", "1.29.0", "--values", str(tmp_path / "monitoring.yaml")]
+    end = helm("template", "dbr", str(CHART), *words)
+    assert end.returncode == 0, end.stderr
+    kinds = {m["kind"] for m in yaml.safe_load_all(end.stdout) if m}
+    assert kinds >= {"PodMonitor", "ServiceMonitor", "PrometheusRule", "ConfigMap"}
+    (job,) = yaml.safe_load(blocks[1])
+    assert job["honor_labels"] is True
+    read = {label for rule in job["relabel_configs"] for label in rule["source_labels"]}
+    for name in SCRAPE:  # what the operator writes is what the job reads
+        assert f"__meta_kubernetes_pod_annotation_{re.sub('[^a-z]', '_', name)}" in read
 
 
 def test_the_pod_monitor_selects_restore_pods_and_not_the_operator(render: Render) -> None:

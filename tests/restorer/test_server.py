@@ -57,7 +57,7 @@ def test_metrics_are_text(port: Port) -> None:
     status, content_type, body = port.get("/metrics?name=x")
     assert status == 200
     assert content_type.startswith("text/plain; version=0.0.4")
-    assert 'dbrestore_bytes_total{name="reset",namespace="lms",table="users"} 500.0' in body
+    assert 'dbrestore_bytes_total{namespace="lms",restore="reset",table="users"} 500.0' in body
 
 
 def test_healthy_while_batches_are_committed(port: Port) -> None:
