@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from restorer.convert.converter import Converter
 from restorer.database.connection import open_connection
-from restorer.load.batch import PieceSource, batches
+from restorer.load.batch import Batches, PieceSource
 from restorer.model import TablePlan
 from restorer.run import Request, execute
 from restorer.source import reader
@@ -59,7 +59,7 @@ def _steps(plan: TablePlan, spec: RestoreSpec) -> list[tuple[str, Callable[[], N
 
     def all_batches(step: Callable[[Any], object]) -> None:
         pieces = reader.pieces(plan.file, decoder=converter.decoder, line_decoder=converter.line_decoder)
-        for batch in batches(PieceSource(pieces), lambda: spec.load.batch_rows, spec.load.batch_bytes):
+        for batch in Batches(PieceSource(pieces), lambda: spec.load.batch_rows, spec.load.batch_bytes):
             for _, piece in batch:
                 step(piece)
 
