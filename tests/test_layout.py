@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,12 @@ def test_the_path_holds_no_second_operator() -> None:
 def test_packages_are_typed() -> None:
     for package in ("operator/restore_operator", "restorer/restorer"):
         assert (ROOT / package / "py.typed").exists()
+
+
+@pytest.mark.parametrize("lock", ["requirements.txt", "requirements-runtime.txt"])
+def test_the_locks_hold_what_the_project_needs(lock: str) -> None:
+    """An image is installed from the second one alone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    needed = {re.split(r"[\[<>=~! ]", each)[0].lower() for each in project["dependencies"]}
+    locked = set(re.findall(r"^([a-z0-9.-]+)==", (ROOT / lock).read_text("utf-8"), re.M))
+    assert needed <= locked, f"{needed - locked}: run `make lock`"
