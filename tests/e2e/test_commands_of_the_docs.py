@@ -28,7 +28,8 @@ def bare_cluster() -> Iterator[None]:
     def clear() -> None:
         for release, namespace in (("dbr", "dbrestore"), (RELEASE, NAMESPACE)):
             run("helm", "uninstall", release, "-n", namespace, "--ignore-not-found", "--wait", timeout=150)
-        kubectl("delete", "crd", "databaserestores.dbrestore.io", "--ignore-not-found", timeout=150)
+        for plural in ("databaserestoreschedules", "databaserestores"):
+            kubectl("delete", "crd", f"{plural}.dbrestore.io", "--ignore-not-found", timeout=150)
         kubectl("delete", "namespace", "lms", "dbrestore", "--ignore-not-found", timeout=150)
         kubectl("delete", "pv", "lms-backups", "--ignore-not-found")
 
