@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import secrets
+from pathlib import Path
 
+import psycopg
 import pytest
 from fix_restore import Restore
+from psycopg.conninfo import make_conninfo
 
 TYPES = (
     "CREATE DOMAIN positive AS int CHECK (VALUE > 0)",
@@ -180,3 +184,25 @@ def test_keys_no_column_can_hold_still_make_a_reject(at: Restore):
     result = at.file("t", data).ok()
     assert at.rows() == [(1,), (2,), (5,)]
     assert [r[1] for r in result.rejects()] == ["UnknownColumn", "InvalidEncoding"]
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "SQL_ASCII", "LATIN1"])
+def test_bytes_that_are_not_utf8_are_rejected_whatever_the_database_takes(server: str, tmp_path: Path, encoding: str):
+    """Straight into a table the server is trusted with finding them; but one of SQL_ASCII takes any bytes at all."""
+    name = f"test_encoding_{encoding.lower()}_{secrets.token_hex(4)}"
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+        try:
+            dsn = make_conninfo(server, dbname=name)
+            with psycopg.connect(dsn, autocommit=True, client_encoding="UTF8") as db:
+                at = Restore(dsn, db, tmp_path)
+                at.schema("CREATE TABLE t (id int PRIMARY KEY, name text NOT NULL, data jsonb)")
+                records = [b'{"id":%d,"name":"caf\xc3\xa9","data":{"a":"\xc3\xa9"}}' % i for i in range(1, 2001)]
+                records[9] = b'{"id":10,"name":"a\xff\xfeb","data":null}'
+                records[19] = b'{"id":20,"name":"a","data":{"b":"\xc3"}}'
+                result = at.file("t", b"[" + b",".join(records) + b"]").ok()
+                assert result.counts() == {"inserted": 1998, "rejected": 2}
+                assert [(o, r) for o, r, _ in result.rejects()] == [(10, "InvalidEncoding"), (20, "InvalidEncoding")]
+                assert at.value("SELECT count(DISTINCT (name, data->>'a')) FROM t") == 1
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")

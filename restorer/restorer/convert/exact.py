@@ -35,13 +35,14 @@ class Rule(NamedTuple):
     """How one type is written. `loose` and `sure` are regular expressions over a raw JSON value other than null
     (ASCII sources, no groups): `loose` is what may go verbatim, `sure` what is certain to be a value of the type and
     to be stored as it stands; "" is nothing. `free`: whatever may go verbatim is a value of the type, no need to look.
-    `text` converts any value, or raises Unfit."""
+    `alike`: where `loose` takes a digit it takes any. `text` converts any value, or raises Unfit."""
 
     way: Way
     text: Text
     sure: str = ""
     loose: str = ""
     free: bool = False
+    alike: bool = False
 
 
 _STRING = r'"[^"\\\n]*"'
@@ -78,7 +79,7 @@ def rule(column_type: ColumnType) -> Rule:
     if name == "uuid":
         return Rule("verbatim", _uuid, r'"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"')
     if name in SURE:
-        return Rule("checked", date_text(name), SURE[name], LOOSE[name])
+        return Rule("checked", date_text(name), SURE[name], LOOSE[name], alike=name != "date")
     if name in ("json", "jsonb"):
         return Rule("json", json_text(name))
     if name in ("inet", "macaddr", "tsvector", "jsonpath"):

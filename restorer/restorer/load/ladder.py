@@ -153,17 +153,18 @@ class Ladder:
             with nullcontext() if following is None else following.ahead(self.shaper.converter.sifted):
                 self._sift(conn, sifted, others, outcome)
         elif way == "direct":
-            chunks = self.shaper.lines(batch, outcome, exact, others)
+            convert = self._convert(conn, exact)
+            straight = self.shaper.straight(batch, convert, outcome, others)
             if following is not None:
-                chunks = chain(chunks, _afterwards(partial(following.begin_next, self._convert(exact))))
-            self._direct(conn, chunks, others, outcome, exact)
+                straight = chain(straight, _afterwards(partial(following.begin_next, convert)))
+            self._direct(conn, straight, others, outcome, exact)
         else:
-            chunks = self.shaper.lines(batch, outcome, exact, others)
-            self._merge_all(conn, batch, chunks, others, outcome, exact, way)
+            lines = self.shaper.lines(batch, outcome, exact, others)
+            self._merge_all(conn, batch, lines, others, outcome, exact, way)
         outcome.converted_badly = outcome.converted_badly or bool(outcome.rejects)
 
     def _direct(
-        self, conn: Connection, chunks: Iterable[list[Line]], others: Others, outcome: Outcome, exact: bool
+        self, conn: Connection, chunks: Iterable[list[bytes]], others: Others, outcome: Outcome, exact: bool
     ) -> None:
         self._copy(conn, chunks, outcome, exact)
         rejected = len(outcome.rejects)
@@ -215,12 +216,17 @@ class Ladder:
         for stage in stages:
             self.merger.merge(conn, stage, outcome, blind=way == "blind")
 
-    def _convert(self, exact: bool) -> Convert:
-        return self.shaper.converter.exact if exact else self.shaper.converter.verbatim
+    def _convert(self, conn: Connection, exact: bool) -> Convert:
+        """For COPY straight into the table. A database of encoding SQL_ASCII takes any bytes (Character Set Support)."""
+        converter = self.shaper.converter
+        if exact:
+            return converter.exact
+        encoding = conn.info.parameter_status("server_encoding")
+        return converter.verbatim if encoding in (None, "SQL_ASCII") else converter.trusting
 
     # -- into the database ---------------------------------------------------------------------------------------------
 
-    def _copy(self, conn: Connection, chunks: Iterable[list[Line]], outcome: Outcome, exact: bool) -> None:
+    def _copy(self, conn: Connection, chunks: Iterable[list[bytes]], outcome: Outcome, exact: bool) -> None:
         """COPY straight into the table. Raises Suppressed when the server took fewer rows than it was sent."""
         names = self.shaper.columns
         if not names:  # records without any key: COPY has no spelling for a row of defaults alone
@@ -231,7 +237,7 @@ class Ladder:
             with cur.copy(copy) as out:
                 for lines in chunks:
                     if lines:
-                        out.write(b"\n".join([line for _, line in lines]) + b"\n")
+                        out.write(b"\n".join(lines) + b"\n")
                         sent += len(lines)
             if cur.rowcount != sent:  # asked while the cursor is open: a closed one has forgotten
                 raise Suppressed
@@ -267,7 +273,7 @@ def keeping(plan: TablePlan) -> TablePlan:
     )
 
 
-def _afterwards(do: Callable[[], None]) -> Iterator[list[Line]]:
+def _afterwards(do: Callable[[], None]) -> Iterator[list[bytes]]:
     """No lines, but something that is done when all lines before are sent, while the server is still at them."""
     do()
     yield []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from restorer.convert.converter import Converter, Rows
-from restorer.load.batch import Batch, Outcome
+from restorer.load.batch import Batch, Convert, Outcome
 from restorer.load.staged import Line
 from restorer.model import Problem, TablePlan
 from restorer.source.piece import Piece
@@ -29,8 +29,16 @@ class Shaper:
         """The planned columns, in the order of a line."""
         return self.converter.columns
 
+    def straight(self, batch: Batch, convert: Convert, outcome: Outcome, others: Others) -> Iterator[list[bytes]]:
+        """The lines of the records that bring all planned columns, piece by piece, for a COPY that asks for no numbers."""
+        for start, piece, rows in batch.converted(convert):
+            lines = rows.lines
+            for i in sorted(self._apart(start, piece, rows, outcome, others), reverse=True):  # few, as a rule
+                del lines[i]
+            yield lines
+
     def lines(self, batch: Batch, outcome: Outcome, exact: bool, others: Others) -> Iterator[list[Line]]:
-        """The lines of the records that bring all planned columns, piece by piece."""
+        """The same, numbered, for a stage."""
         convert = self.converter.exact if exact else self.converter.verbatim
         for start, piece, rows in batch.converted(convert):
             numbers, apart = range(start, start + len(rows.lines)), self._apart(start, piece, rows, outcome, others)

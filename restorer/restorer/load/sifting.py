@@ -53,9 +53,8 @@ class Sifted:
     def of(self, ordinals: Collection[int]) -> list[Line]:
         return [line for piece in self._pieces for line in piece if line[0] in ordinals]
 
-    def but(self, ordinals: Collection[int]) -> Iterator[list[Line]]:
+    def but(self, ordinals: Collection[int]) -> Iterator[list[bytes]]:
         """The other lines, piece by piece; each is let go."""
         self._pieces.reverse()
         while self._pieces:
-            piece = self._pieces.pop()
-            yield [line for line in piece if line[0] not in ordinals] if ordinals else piece
+            yield [line for n, line in self._pieces.pop() if n not in ordinals]
