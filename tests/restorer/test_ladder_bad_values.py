@@ -188,7 +188,8 @@ def test_keys_no_column_can_hold_still_make_a_reject(at: Restore):
 
 @pytest.mark.parametrize("encoding", ["UTF8", "SQL_ASCII", "LATIN1"])
 def test_bytes_that_are_not_utf8_are_rejected_whatever_the_database_takes(server: str, tmp_path: Path, encoding: str):
-    """Straight into a table the server is trusted with finding them; but one of SQL_ASCII takes any bytes at all."""
+    """Straight into a table the server is trusted with finding them. SQL_ASCII takes any bytes, but not of a COPY that says
+    that they are UTF-8."""
     name = f"test_encoding_{encoding.lower()}_{secrets.token_hex(4)}"
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")

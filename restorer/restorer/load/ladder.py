@@ -153,7 +153,7 @@ class Ladder:
             with nullcontext() if following is None else following.ahead(self.shaper.converter.sifted):
                 self._sift(conn, sifted, others, outcome)
         elif way == "direct":
-            convert = self._convert(conn, exact)
+            convert = self._straight(exact)
             straight = self.shaper.straight(batch, convert, outcome, others)
             if following is not None:
                 straight = chain(straight, _afterwards(partial(following.begin_next, convert)))
@@ -216,13 +216,9 @@ class Ladder:
         for stage in stages:
             self.merger.merge(conn, stage, outcome, blind=way == "blind")
 
-    def _convert(self, conn: Connection, exact: bool) -> Convert:
-        """For COPY straight into the table. A database of encoding SQL_ASCII takes any bytes (Character Set Support)."""
-        converter = self.shaper.converter
-        if exact:
-            return converter.exact
-        encoding = conn.info.parameter_status("server_encoding")
-        return converter.verbatim if encoding in (None, "SQL_ASCII") else converter.trusting
+    def _straight(self, exact: bool) -> Convert:
+        """For COPY straight into the table."""
+        return self.shaper.converter.exact if exact else self.shaper.converter.trusting
 
     # -- into the database ---------------------------------------------------------------------------------------------
 
