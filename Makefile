@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := restorer operator tests benchmarks
 IMAGE := database-restore-operator:dev
+# The tests start the programs by the hundred: they are compiled once, also where the environment says otherwise.
+export PYTHONDONTWRITEBYTECODE :=
 DOCKER := docker
 KIND := kind
 

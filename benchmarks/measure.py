@@ -32,7 +32,9 @@ def run(command: Sequence[str], postmaster: int, *, expect: int = 0) -> Sample:
     backends = _reaped(postmaster)
     before = os.times()
     started = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    # Programs start as they do where they are installed: compiled before.
+    compiled = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=compiled) as process:
         watch = _Watch(process.pid)
         reading = _Output(process)
         process.wait()
