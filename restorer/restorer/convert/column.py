@@ -6,20 +6,22 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from restorer.convert.exact import Rule, rule
 from restorer.convert.field import MISSING, NULL, Unfit, quoted
 from restorer.model import ColumnPlan
+from restorer.source.scanner import always
 
 _SPACES = bytes.maketrans(b"\r\n", b"  ")
-_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_RAW_NULL = msgspec.Raw(NULL)
 _BETWEEN = b"\x01"  # cannot stand in JSON, not even in a string
 _SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
-
-_TOGETHER = 32  # values looked at together where few are doubtful
 
 JSON_NULL = b'"null"'  # the CSV field
 
 Check = Callable[[Any], Any]
+Run = Callable[..., re.Match[bytes]]
 
 
 class ColumnWriter:
@@ -33,50 +35,54 @@ class ColumnWriter:
         self.not_null = plan.column.not_null and enforce_not_null and not self.json_null
         self.blank = MISSING if plan.column.has_default or self.json_null else NULL
         self._text = self.rule.text
-        self._sure: Check | None = (
-            self.may_stand if self.rule.free else _column(self.rule.sure, self.not_null) if self.rule.sure else None
-        )
-        self._loose = _column(self.rule.loose, self.not_null) if self.rule.loose else None
+        self._sure = _values(self.rule.sure, self.not_null)
+        self._loose = _values(self.rule.loose, self.not_null)
+        self._zeros = bytes.maketrans(self.rule.alike.encode(), b"0" * len(self.rule.alike))
+        self._alike = (self._loose if self.rule.loose else self._sure) if self.rule.alike else None
         self._list_value = self._simple_list()
         self._sure_value = re.compile((self.rule.sure or "(?!)").encode()).fullmatch
-        self._sure_values: Check = _column(self.rule.sure or "(?!)", not_null=True)
-        self.fine: Check = re.compile(((self.rule.loose or "(?!)") + "|null").encode()).fullmatch
 
-    def clean(self, values: Sequence[Any], strict: bool) -> bool:
-        """Whether all values may go as they stand; `strict`: only those that are surely of the type."""
-        check = self._sure if strict else self._loose
-        if check is None:
-            return False
+    def doubtful(self, values: Sequence[Any], strict: bool) -> Iterable[int]:
+        """The indices of the values that may not go as they stand, in order; `strict`: that are not surely of the type."""
         joined = b"\n".join(values) + b"\n"
-        if check is self._loose and self.rule.alike:
+        if strict and self.rule.free:
+            if not self._doubted(joined) and not (self.not_null and _RAW_NULL in values) and is_utf8(joined):
+                return ()
+            return [at for at, value in enumerate(values) if not self.may_stand(bytes(value))]
+        run = self._sure if strict else self._loose
+        if run is self._alike:
             # Written by one program, all have one shape: then one of them stands for all.
-            zeros = joined.translate(_ZEROS)
-            first = zeros[: zeros.index(b"\n") + 1]
-            if first * len(values) == zeros:
-                return bool(check(first))
-        return bool(check(joined)) and is_utf8(joined)
+            shapes = joined.translate(self._zeros)
+            first = shapes[: shapes.index(b"\n") + 1]
+            if first * len(values) == shapes and run(first).end() == len(first):
+                return ()
+        end, size = run(joined).end(), len(joined)
+        if end == size and is_utf8(joined):
+            return ()
+        if not is_utf8(joined) or joined.count(b"\n") != len(values):  # a raw newline in a string
+            return range(len(values))
+        found, counted, index = list[int](), 0, 0
+        while end < size:
+            index += joined.count(b"\n", counted, end)
+            found.append(index)
+            index, counted = index + 1, joined.index(b"\n", end) + 1
+            end = run(joined, counted).end()
+        return found
 
     def may_stand(self, values: bytes) -> bool:
         """Whether one value of a plain column may go as it stands, or several that end in a newline each: no escape,
         no object or list, none missing, none null where it must not be. (No may be a false alarm for several.)"""
-        if b"\\" in values or MISSING in values or (self.not_null and values.startswith(NULL)):
+        if self._doubted(values) or (self.not_null and (values.startswith(NULL) or b"\nnull" in values)):
             return False
+        return is_utf8(values)
+
+    def _doubted(self, values: bytes) -> bool:
+        if b"\\" in values or MISSING in values:
+            return True
         for opener in (b"{", b"["):  # one byte is found ten times as fast as two
             if opener in values and (values.startswith(opener) or b"\n" + opener in values):
-                return False
-        return is_utf8(values) and not (self.not_null and b"\nnull" in values)
-
-    def doubtful(self, values: Sequence[Any]) -> Iterable[int]:
-        """The indices of the values that are not certain to be what the column wants as they stand."""
-        if not is_utf8(b"\n".join(values)):
-            return range(len(values))
-        sure, several = self._sure_value, self._sure_values
-        found: list[int] = []
-        for at in range(0, len(values), _TOGETHER):
-            part = values[at : at + _TOGETHER]
-            if not several(b"\n".join(part) + b"\n"):
-                found += [index for index, value in enumerate(part, at) if not sure(value)]
-        return found
+                return True
+        return False
 
     def field(self, raw: bytes) -> bytes:
         """The CSV field of one raw JSON value. Raises Unfit."""
@@ -130,7 +136,8 @@ def is_utf8(data: bytes) -> bool:
     return True
 
 
-def _column(source: str, not_null: bool) -> Check:
-    """A test of a whole column, one raw value per line; every value matches in one way only, so no backtracking."""
-    values = source if not_null else source + "|null"
-    return re.compile(rf"(?:(?:{values})\n)*+".encode()).fullmatch
+def _values(source: str, not_null: bool) -> Run:
+    """Matches the values of a column, one raw value per line, up to the first that does not match; every value matches in
+    one way only, so no backtracking."""
+    values = (source if not_null else f"{source}|null") if source else "(?!)"
+    return always(rf"(?:(?:{values})\n)*+".encode()).match

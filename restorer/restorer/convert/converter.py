@@ -139,18 +139,18 @@ class Converter:
         """The CSV fields of one column, or None when all its values may go as they stand."""
         writer = self._writers[position]
         values: list[Any] = list(map(itemgetter(position), records))
+        doubtful: Iterable[int]
         if writer.rule.way == "json":
             fields = writer.json(values, trusting)
             if fields is not None:
                 return fields
-            doubtful: Iterable[int] = range(len(values))
+            doubtful = range(len(values))
         else:
             strict = exact or writer.rule.way == "never"
-            if writer.clean(values, strict):
+            if not (doubtful := writer.doubtful(values, strict)):
                 return None
             if not strict:
-                touched.update(i for i, value in enumerate(values) if not writer.fine(value))
-            doubtful = writer.doubtful(values)
+                touched.update(doubtful)
         for index in doubtful:
             values[index] = self._value(position, bytes(values[index]), index, rows)
         return values

@@ -35,16 +35,18 @@ class Rule(NamedTuple):
     """How one type is written. `loose` and `sure` are regular expressions over a raw JSON value other than null
     (ASCII sources, no groups): `loose` is what may go verbatim, `sure` what is certain to be a value of the type and
     to be stored as it stands; "" is nothing. `free`: whatever may go verbatim is a value of the type, no need to look.
-    `alike`: where `loose` takes a digit it takes any. `text` converts any value, or raises Unfit."""
+    `alike`: characters (of a checked type in `loose`, else in `sure`) of which one is as good as 0 wherever it stands.
+    `text` converts any value, or raises Unfit."""
 
     way: Way
     text: Text
     sure: str = ""
     loose: str = ""
     free: bool = False
-    alike: bool = False
+    alike: str = ""
 
 
+_DIGITS = "123456789"
 _STRING = r'"[^"\\\n]*"'
 _UUID = re.compile(r"\{(?:[0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}\}|(?:[0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}")
 _BITS = re.compile(r"[bB]?[01]*|[xX][0-9a-fA-F]*")
@@ -77,9 +79,10 @@ def rule(column_type: ColumnType) -> Rule:
     if name == "bool":
         return Rule("verbatim", _boolean, "true|false")
     if name == "uuid":
-        return Rule("verbatim", _uuid, r'"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"')
+        sure = r'"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"'
+        return Rule("verbatim", _uuid, sure, alike=f"{_DIGITS}abcdefABCDEF")
     if name in SURE:
-        return Rule("checked", date_text(name), SURE[name], LOOSE[name], alike=name != "date")
+        return Rule("checked", date_text(name), SURE[name], LOOSE[name], alike=_DIGITS if name != "date" else "")
     if name in ("json", "jsonb"):
         return Rule("json", json_text(name))
     if name in ("inet", "macaddr", "tsvector", "jsonpath"):
