@@ -44,9 +44,10 @@ def written(folder: Path, data: bytes, layout: Layout = "array", compression: Co
 def records(found: Iterator[Piece]) -> Iterator[Record]:
     for piece in found:
         assert piece.records is None or len(piece.records) == len(piece.spans)
+        assert piece.mixed is (piece.records is not None and None in piece.records)
         assert piece.offset + piece.spans[0][0] == piece.offset
         for i in range(len(piece)):
-            yield *piece.place(i), piece.raw(i), piece.records is not None
+            yield *piece.place(i), piece.raw(i), piece.records is not None and piece.records[i] is not None
 
 
 def read(file: TableFile, **options: Any) -> list[Record]:
@@ -273,13 +274,14 @@ def test_invalid_utf8_and_duplicate_keys_arrive_as_they_stand(tmp_path: Path) ->
     assert bytes(last.a) == b"2"
 
 
-def test_when_bad_records_are_everywhere_they_come_in_one_piece_without_records(tmp_path: Path) -> None:
+def test_when_bad_records_are_everywhere_they_come_in_one_piece(tmp_path: Path) -> None:
     rows = [row(n) if n % 2 else b'{"id":%d}' % n for n in range(1000)]
     for layout, data in (("array", b"[" + b",".join(rows) + b"]"), ("ndjson", b"\n".join(rows))):
         file = written(tmp_path, data, layout)
         found = list(pieces(file, decoder=MANY, line_decoder=LINE))
-        assert len(found) <= 2 and found[0].records is None
+        assert len(found) <= 2
         assert [raw for _, _, raw, _ in records(iter(found))] == rows
+        assert {bool(n % 2) for n, (*_, good) in enumerate(records(iter(found))) if good} <= {True}
 
 
 @pytest.mark.parametrize("layout", ["array", "ndjson"])

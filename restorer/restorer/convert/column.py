@@ -45,10 +45,8 @@ class ColumnWriter:
     def doubtful(self, values: Sequence[Any], strict: bool) -> Iterable[int]:
         """The indices of the values that may not go as they stand, in order; `strict`: that are not surely of the type."""
         joined = b"\n".join(values) + b"\n"
-        if strict and self.rule.free:
-            if not self._doubted(joined) and not (self.not_null and _RAW_NULL in values) and is_utf8(joined):
-                return ()
-            return [at for at, value in enumerate(values) if not self.may_stand(bytes(value))]
+        if strict and self.rule.free and not self._doubted(joined) and not (self.not_null and _RAW_NULL in values):
+            return () if is_utf8(joined) else range(len(values))
         run = self._sure if strict else self._loose
         if run is self._alike:
             # Written by one program, all have one shape: then one of them stands for all.

@@ -218,27 +218,31 @@ class Converter:
 
     def _records(self, piece: Piece, rows: Rows) -> tuple[list[Record], set[int]]:
         """Each record's values, and the indices of those that only the scanner could take apart. A record that nobody
-        can is a problem; nulls stand for it."""
-        if piece.records is not None and self._structs:
-            return list(map(astuple, piece.records)), set()
-        records: list[Record] = []
+        can is a problem."""
+        decoded = piece.records
+        if decoded is not None and self._structs and not piece.mixed:
+            return list(map(astuple, decoded)), set()
+        records: list[Record | None] = [None] * len(piece)
         scanned: set[int] = set()
         for index in range(len(piece)):
             try:
-                if piece.records is not None:
-                    records.append(self._members(piece.records[index]))
+                if decoded is not None and decoded[index] is not None:
+                    records[index] = self._taken(decoded[index])
                     continue
                 raw = piece.raw(index)
                 try:
-                    record = self.line_decoder.decode(raw)
-                    records.append(astuple(record) if self._structs else self._members(record))
+                    records[index] = self._taken(self.line_decoder.decode(raw))
                 except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                    records.append(self._members(_scan(raw)))
+                    records[index] = self._members(_scan(raw))
                     scanned.add(index)
             except Unfit as unfit:
                 rows.problems[index] = unfit.problem()
-                records.append((_RAW_NULL,) * len(self._blank))
-        return records, scanned
+        # Another record's values stand in for those of a bad one, as they give no column anything to look into.
+        stand_in = next((r for r in records if r is not None), (_RAW_NULL,) * len(self._blank))
+        return [stand_in if r is None else r for r in records], scanned
+
+    def _taken(self, record: Any) -> Record:
+        return astuple(record) if self._structs else self._members(record)
 
     def _members(self, members: Mapping[str, Any]) -> Record:
         for key in members:

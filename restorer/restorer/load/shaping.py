@@ -44,11 +44,14 @@ class Shaper:
             numbers, apart = range(start, start + len(rows.lines)), self._apart(start, piece, rows, outcome, others)
             yield _numbered(numbers, rows.lines, apart)
 
-    def sifted(self, batch: Batch, outcome: Outcome, others: Others) -> Iterator[tuple[list[Line], list[Line]]]:
-        """(lines, lines of the probe) of the records that bring all planned columns, converted exactly, piece by piece."""
+    def sifted(
+        self, batch: Batch, outcome: Outcome, others: Others
+    ) -> Iterator[tuple[int, list[bytes], Collection[int], list[Line]]]:
+        """What Sifted takes, converted exactly, piece by piece; apart are the records that do not bring all planned columns."""
         for start, piece, rows in batch.converted(self.converter.sifted):
             numbers, apart = range(start, start + len(rows.lines)), self._apart(start, piece, rows, outcome, others)
-            yield _numbered(numbers, rows.lines, apart), _numbered(numbers, rows.probes, apart)
+            probes = _numbered(numbers, rows.probes, apart) if rows.probes else []
+            yield start, rows.lines, [start + i for i in apart], probes
 
     def _apart(self, start: int, piece: Piece, rows: Rows, outcome: Outcome, others: Others) -> Collection[int]:
         """Puts problems and other shapes where they belong. -> their positions in the piece"""

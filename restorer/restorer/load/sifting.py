@@ -7,6 +7,7 @@ All others go straight into the table.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator
 
 from restorer.load.shaping import Shape
@@ -43,18 +44,31 @@ def _groups(table: Table) -> Iterator[tuple[str, ...]]:
 class Sifted:
     """The lines of a batch, and those of its probe. Converted whole before the first question to the server."""
 
-    def __init__(self, lines: Iterable[tuple[list[Line], list[Line]]]) -> None:
-        self._pieces: list[list[Line]] = []
+    def __init__(self, lines: Iterable[tuple[int, list[bytes], Collection[int], list[Line]]]) -> None:
+        """`lines`: for each piece the index of its first record, a line for each record, the indices of those that do not
+        count, and the lines of the probe."""
+        self._pieces: list[tuple[int, list[bytes], Collection[int]]] = []
         self.probes: list[list[Line]] = []
-        for whole, probe in lines:
-            self._pieces.append(whole)
+        for start, whole, apart, probe in lines:
+            self._pieces.append((start, whole, apart))
             self.probes.append(probe)
 
-    def of(self, ordinals: Collection[int]) -> list[Line]:
-        return [line for piece in self._pieces for line in piece if line[0] in ordinals]
+    def of(self, indices: Collection[int]) -> list[Line]:
+        """The lines of these records."""
+        wanted = sorted(indices)
+        found = list[Line]()
+        for start, lines, apart in self._pieces:
+            these = wanted[bisect_left(wanted, start) : bisect_left(wanted, start + len(lines))]
+            found += [(index, lines[index - start]) for index in these if index not in apart]
+        return found
 
-    def but(self, ordinals: Collection[int]) -> Iterator[list[bytes]]:
-        """The other lines, piece by piece; each is let go."""
+    def but(self, indices: Collection[int]) -> Iterator[list[bytes]]:
+        """The lines of the others, piece by piece; each is let go."""
+        without = sorted(indices)
         self._pieces.reverse()
         while self._pieces:
-            yield [line for n, line in self._pieces.pop() if n not in ordinals]
+            start, lines, apart = self._pieces.pop()
+            these = without[bisect_left(without, start) : bisect_left(without, start + len(lines))]
+            for index in sorted({*these, *apart}, reverse=True):  # few, as a rule
+                del lines[index - start]
+            yield lines

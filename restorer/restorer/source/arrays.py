@@ -147,13 +147,18 @@ class ArrayReader:
             data = w.buf[w.pos : cut]
             if back and not is_value(data):  # cheaper than the caller's decoder
                 continue
+            decode, mixed = self._decoding.array, False
             try:
-                records = self._decoding.array(data)
-            except msgspec.ValidationError:
-                return None  # the records are at fault, not the cut
+                records = decode(data)
+            except msgspec.ValidationError:  # some records are at fault, not the cut
+                decode, mixed = self._decoding.mixed, True
+                try:
+                    records = decode(data)
+                except REFUSALS:
+                    return None
             except REFUSALS:
                 continue
-            piece = Piece(w.offset, w.base + cut, self.ordinal, data, records, decode=self._decoding.array)
+            piece = Piece(w.offset, w.base + cut, self.ordinal, data, records, decode=decode, mixed=mixed)
             w.pos = cut
             self.ordinal += len(records)
             self._inside = True

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from restorer.source.piece import Oversized, Piece
+from restorer.source.piece import Oversized, Piece, array_spans
 
 HEAD = 64 * 1024  # bytes of an oversized record that are kept
 # What a decoder raises on a record it does not take: wrong JSON, wrong shape, too deep, not UTF-8.
@@ -33,6 +33,23 @@ class Decoding:
         if self._many is None:
             return self.lines(data)
         records: list[Any] = self._many.decode(b"[" + data + b"]")
+        return records
+
+    def mixed(self, data: bytes) -> list[Any]:
+        """Records with commas between them; None for each that is JSON, but no record. Raises one of REFUSALS.
+
+        The bad ones are found by halving: where one of many is bad, it costs as much as to decode all of them twice."""
+        spans = array_spans(data)
+        records: list[Any] = [None] * len(spans)
+        parts = [(0, len(spans))]
+        while parts:
+            start, stop = parts.pop()
+            try:
+                records[start:stop] = self.array(data[spans[start][0] : spans[stop - 1][1]])
+            except REFUSALS:
+                if stop - start > 1:
+                    middle = (start + stop) // 2
+                    parts += [(start, middle), (middle, stop)]
         return records
 
     def lines(self, data: bytes) -> list[Any]:

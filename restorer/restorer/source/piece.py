@@ -30,14 +30,17 @@ class Piece:
     end       where the last record ends: the place to go on from (just past its last byte)
     ordinal   number of the first record: element number of an array, line number of NDJSON; both 1-based
     data      the bytes of the records and what separates them
-    records   what the given decoder made of each record, or None when a record in it did not decode; after `release`
-              made anew when asked for
+    records   what the given decoder made of each record, or None when it did not take the piece; after `release` made anew
+              when asked for
+    mixed     some of `records` are None: they are JSON, but the decoder did not take them
     spans     (start, stop) of each record in `data`; computed only when asked for
     lines     for NDJSON the line number of each record when blank lines make ordinals uneven, else None
     oversized set for one record that is too long to hold; `data` is then its head, `records` None
     """
 
-    __slots__ = ("offset", "end", "ordinal", "data", "_records", "_count", "_spans", "lines", "oversized", "_decode")
+    __slots__ = (
+        "offset", "end", "ordinal", "data", "_records", "_count", "_spans", "lines", "oversized", "mixed", "_decode"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -50,8 +53,10 @@ class Piece:
         lines: list[int] | None = None,
         oversized: Oversized | None = None,
         decode: Callable[[bytes], list[Any]] | None = None,
+        mixed: bool = False,
     ) -> None:
         """`decode`: what made `records` of `data`, so that they can be released."""
+        self.mixed = mixed
         self.offset, self.end, self.ordinal, self.data = offset, end, ordinal, data
         self._records, self._spans, self.lines, self.oversized = records, spans, lines, oversized
         self._count, self._decode = None if records is None else len(records), decode
@@ -107,6 +112,7 @@ class Piece:
             spans[:count],
             None if lines is None else lines[:count],
             decode=self._decode,
+            mixed=self.mixed,
         )
         rest = Piece(
             self.offset + start,
@@ -117,6 +123,7 @@ class Piece:
             [(a - start, b - start) for a, b in spans[count:]],
             None if lines is None else lines[count:],
             decode=self._decode,
+            mixed=self.mixed,
         )
         return first, rest
 
@@ -124,9 +131,14 @@ class Piece:
 def find_spans(data: bytes) -> list[tuple[int, int]]:
     """(start, stop) of each record in `data` (values with commas or newlines between them)."""
     try:
-        raws = _RAW_LIST.decode(b"[" + data + b"]")
+        return array_spans(data)
     except (msgspec.MsgspecError, RecursionError):
         return scanned(data)  # NDJSON, or a value that the decoder does not take
+
+
+def array_spans(data: bytes) -> list[tuple[int, int]]:
+    """The same for values with commas between them. Raises msgspec.MsgspecError, RecursionError."""
+    raws = _RAW_LIST.decode(b"[" + data + b"]")
     if len(raws) > 1:
         lengths = list(map(len, raws))
         gap = _GAP.match(data, lengths[0]).group()
