@@ -56,15 +56,18 @@ class Keyed(Screened):
         ]
         return [self._identity, *others] if self._identity else others
 
-    def existing(self, on_conflict: str, ordinal: int | None = None) -> Keys:
+    def existing(self, on_conflict: str, ordinal: int | None = None, *, lazily: bool = False) -> Keys:
         """Takes out rows whose key the table has (`ordinal`: only this row): with the same content it is a duplicate
         whatever the policy; with other content it is handed back in `different` (Skip, Reject), or stays to be written
-        (Update, but for another unique key than the identity)."""
+        (Update, but for another unique key than the identity). `lazily`: where that is all of them `count` says so, and the
+        table, which goes with its transaction, is left as it is."""
         keys = Keys(different={})
         only = sql.SQL("") if ordinal is None else sql.SQL(" AND s.{} = {}").format(self.ord, sql.Literal(ordinal))
         for unique in self._uniques():
+            if self.emptied:
+                break
             if unique is self._identity:
-                self._existing(unique, keys, on_conflict, only)
+                self._existing(unique, keys, on_conflict, only, lazily)
             else:
                 self._other_existing(unique, keys, only)
         return keys
@@ -183,7 +186,7 @@ class Keyed(Screened):
         ]
         return sql.SQL(" AND ").join(parts) if parts else sql.SQL("true").format()
 
-    def _existing(self, unique: Unique, keys: Keys, on_conflict: str, only: sql.Composable) -> None:
+    def _existing(self, unique: Unique, keys: Keys, on_conflict: str, only: sql.Composable, lazily: bool) -> None:
         same = self._same("s", "t")
         if on_conflict == "Update":
             only = sql.SQL("{} AND {}").format(only, same)
@@ -200,7 +203,9 @@ class Keyed(Screened):
         keys.duplicate += duplicate
         keys.different |= dict.fromkeys(different or (), named("23505", constraint=unique.name))
         if rows and rows == self.count():
-            self._run("TRUNCATE {s}")
+            self.emptied = True
+            if not lazily:
+                self._run("TRUNCATE {s}")
         elif rows:
             query = "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} AND {current}"
             self._run(query, join=join, only=only, current=current)

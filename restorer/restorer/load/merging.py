@@ -61,7 +61,7 @@ class Merger:
         if not blind:
             outcome.rejects |= stage.screen()
             self._set_aside(conn, stage, outcome)
-            self.settle_keys(stage.existing(self.on_conflict), outcome)
+            self.settle_keys(stage.existing(self.on_conflict, lazily=True), outcome)
         if stage.count():
             self._write_or_halve(conn, stage, outcome, blind)
         self.done_with(stage)

@@ -46,6 +46,7 @@ class Staged:
             next(o for o in ("dbrestore ord", "dbrestore ord 2", "dbrestore ord 3") if o not in own)
         )
         self.size = 0  # lines that were copied in
+        self.emptied = False  # all of them were taken out, if perhaps by word alone
         name = f"dbrestore_stage_{number}"
         self._bare = f"{name}_{conn.info.backend_pid}" if home else name
         self.name = sql.Identifier(home or "pg_temp", self._bare)
@@ -73,6 +74,8 @@ class Staged:
         return [row[0] for row in self._run("SELECT {ord} FROM {s} ORDER BY 1")]
 
     def count(self) -> int:
+        if self.emptied:
+            return 0
         row = self._run("SELECT count(*) FROM {s}").fetchone()
         return int(row[0]) if row else 0
 
