@@ -20,6 +20,7 @@ from restorer.source import reader
 from restorer.spec import RestoreSpec
 
 Settle = Callable[[], bool]
+LOOK_SECONDS = 0.05  # between two looks at the workers
 LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end
 SEGMENT = 64 << 20  # bytes of a file that one task covers, when there are several workers
 
@@ -113,7 +114,9 @@ class Leader:
                 busy = pool.check()
                 settle()
                 if next(cutting, None) is None:
-                    time.sleep(IDLE_SECONDS)
+                    if not self._retrying(self._bench.tasks.unsettled, what="ledger"):
+                        break  # the workers need not find that out by themselves
+                    time.sleep(LOOK_SECONDS)
         finally:
             pool.stop()
 

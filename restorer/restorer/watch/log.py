@@ -19,11 +19,12 @@ and no passwords (`scrub`).
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
 from collections.abc import Callable, MutableMapping
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import msgspec
 
@@ -64,8 +65,7 @@ def first_line(text: str) -> str:
 
 def json_logger(stream: TextIO | None = None, *, verbose: bool = False) -> Any:
     """A structlog logger that writes JSON lines to `stream` (stderr); touches no global configuration."""
-    import structlog  # 6 MB that a person at a terminal does not need
-
+    structlog = _structlog()
     return structlog.wrap_logger(
         structlog.WriteLogger(stream or sys.stderr),
         processors=[
@@ -78,6 +78,19 @@ def json_logger(stream: TextIO | None = None, *, verbose: bool = False) -> Any:
         wrapper_class=structlog.make_filtering_bound_logger(_SEVERITY["debug" if verbose else "info"]),
         cache_logger_on_first_use=True,
     )
+
+
+def _structlog() -> Any:
+    """structlog, when it is needed: not by a person at a terminal. It looks for rich, to draw tracebacks with; here nobody
+    is shown one, and without it a pod starts 60 ms sooner and needs 4 MB less."""
+    if "rich" in sys.modules:
+        return importlib.import_module("structlog")
+    hidden = cast(dict[str, Any], sys.modules)
+    hidden["rich"] = None  # as if it were not there (import system, "The module cache")
+    try:
+        return importlib.import_module("structlog")
+    finally:
+        del hidden["rich"]
 
 
 class EventLog:
