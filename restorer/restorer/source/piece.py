@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -143,8 +144,8 @@ def array_spans(data: bytes) -> list[tuple[int, int]]:
         lengths = list(map(len, raws))
         gap = _GAP.match(data, lengths[0]).group()
         if gap.join(raws) == data:  # the same between all of them, as a program writes it
-            ends = (end + i * len(gap) for i, end in enumerate(itertools.accumulate(lengths)))
-            return [(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+            starts = list(itertools.accumulate(map(len(gap).__add__, lengths), initial=0))
+            return list(zip(starts, map(operator.add, starts, lengths), strict=False))
     found, at = [], 0
     for raw in raws:
         at = _GAP.match(data, at).end()
