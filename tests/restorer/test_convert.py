@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 
 import msgspec
 import pytest
 from restorer.convert.converter import Converter, Rows
 from restorer.model import Column, ColumnPlan, ColumnType, Table, TableFile, TablePlan
+from restorer.source.decoding import Decoding
 from restorer.source.piece import Oversized, Piece
 
 ID = Column("id", ColumnType("int4"), not_null=True)
@@ -284,3 +286,18 @@ def test_messages_name_column_and_type_and_hold_no_value() -> None:
         assert "jane" not in message
         assert "mail" in message
         assert ("boolean" if type_name == "bool" else type_name) in message
+
+
+def test_bad_records_beside_a_long_one_do_not_grow() -> None:
+    """Another record's values stand in for those of a bad one; a long one's would be there thousands of times."""
+    convert = converter(ID, column("body", "text"))
+    long = b'{"id":1,"body":"%s"}' % (b"x" * 60_000)
+    for records in ([long] + [b'{"x":1}'] * 2000, [long] * 3 + [b'{"x":1}'] * 2000, [b'{"x":1}'] * 2000 + [long]):
+        data = b",".join(records)
+        decoded = Decoding(convert.decoder, convert.line_decoder).mixed(data)
+        tracemalloc.start()
+        rows = convert.exact(Piece(0, len(data), 1, data, decoded, mixed=True))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(rows.problems) == 2000 and len(b"".join(rows.lines)) < 4 * 60_100
+        assert peak < 10 << 20, f"{peak:,} bytes for a piece of {len(data):,}"

@@ -108,3 +108,27 @@ def test_settings_of_the_role_do_not_change_what_values_mean(at: Restore):
     assert at.rows("SELECT ts AT TIME ZONE 'UTC' = '2024-03-02 01:00', extract(month from d), a[1] IS NULL FROM t") == [
         (True, 3, True)
     ]
+
+
+def test_a_null_where_none_may_be_beside_a_missing_key_is_found_before_the_server_is_asked(at: Restore):
+    """Records of another shape go by a stage, which has no NOT NULL: one of them must not send the others to the Row rung."""
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, name text NOT NULL, at timestamptz DEFAULT '2024-01-01Z')")
+    records: list[dict[str, object]] = [{"id": i, "name": f"n{i}", "at": "2024-05-05T00:00:00Z"} for i in range(2000)]
+    for i in range(1, 2000, 2):
+        del records[i]["at"]
+    for i in range(1, 2000, 200):
+        records[i]["name"] = None
+    result = at.file("t", records).ok(batch=500)
+    assert result.counts() == {"inserted": 1990, "rejected": 10}
+    assert {(reason, state) for _, reason, state in result.rejects()} == {("NullViolation", "23502")}
+    assert "Row" not in result.levels, result.levels
+
+
+def test_what_the_server_refused_once_is_looked_for_until_it_comes_no_more(at: Restore):
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, name text NOT NULL)")
+    records = [{"id": i, "name": None if i < 1000 and i % 100 == 7 else "x"} for i in range(3000)]
+    result = at.file("t", records).ok(batch=200)
+    assert result.counts() == {"inserted": 2990, "rejected": 10}
+    again = [e.message for e in at.events if type(e).__name__ == "Explained" and "23502" in e.message]
+    assert again == ["SQLSTATE 23502: again, and looked for before"]
+    assert result.levels == {"Copy"}

@@ -15,7 +15,7 @@ from restorer.source.scanner import always
 
 _SPACES = bytes.maketrans(b"\r\n", b"  ")
 _RAW_NULL = msgspec.Raw(NULL)
-_BETWEEN = b"\x01"  # cannot stand in JSON, not even in a string
+_BETWEEN = b"\x01"  # cannot stand in JSON, not even in a string; where it does all the same, the values do not add up
 _SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
 JSON_NULL = b'"null"'  # the CSV field
@@ -119,7 +119,6 @@ class ColumnWriter:
         if not self.json_null:
             joined = joined.replace(b'\x01"null"', b"\x01null")
         fields = joined.split(_BETWEEN)
-        # More than one for each value: somebody wrote the byte between them into a string.
         return fields[1:] if len(fields) == len(values) + 1 else None
 
 

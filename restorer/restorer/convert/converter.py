@@ -12,7 +12,7 @@ of its column's type is converted. So whatever both accept, both store alike.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -176,7 +176,7 @@ class Converter:
         heads = list(map(b",".join, records if end == len(self._blank) else map(itemgetter(slice(end)), records)))
         if exact:  # every column was looked at
             return heads
-        unclean = self._unclean(records, heads, trusting)
+        unclean = self._unclean(records, heads, rows.defaults if trusting else None)
         if not unclean:
             return heads
         touched |= unclean
@@ -193,9 +193,10 @@ class Converter:
             heads[index] = head
         return heads
 
-    def _unclean(self, records: list[Record], heads: list[bytes], trusting: bool) -> set[int]:
+    def _unclean(self, records: list[Record], heads: list[bytes], apart: Collection[int] | None) -> set[int]:
         """The records of which a plain value must not go as it stands: it has an escape, is an object or a list, is
-        missing, is not UTF-8, or is null where it must not be (the last two not where the server is trusted with it)."""
+        missing, is not UTF-8, or is null where it must not be. `apart`: the server is trusted with the last two, but for
+        these records, which go by a stage."""
         unclean: set[int] = set()
         joined = b"\n".join(heads)
         for needle in (b"\\", MISSING):
@@ -205,8 +206,8 @@ class Converter:
             if opener in joined and (joined[:1] == opener or b"," + opener in joined or b"\n" + opener in joined):
                 inner = b"," + opener
                 unclean.update(i for i, head in enumerate(heads) if head[:1] == opener or inner in head)
-        if trusting:
-            return unclean
+        if apart is not None:
+            return unclean.union(apart)
         if not is_utf8(joined):
             unclean.update(i for i, head in enumerate(heads) if not is_utf8(head))
         if self._required and NULL in joined:
@@ -231,15 +232,25 @@ class Converter:
                     continue
                 raw = piece.raw(index)
                 try:
-                    records[index] = self._taken(self.line_decoder.decode(raw))
+                    if decoded is None:
+                        records[index] = self._taken(self.line_decoder.decode(raw))
+                        continue
                 except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                    records[index] = self._members(_scan(raw))
-                    scanned.add(index)
+                    pass
+                records[index] = self._members(_scan(raw))
+                scanned.add(index)
             except Unfit as unfit:
                 rows.problems[index] = unfit.problem()
-        # Another record's values stand in for those of a bad one, as they give no column anything to look into.
-        stand_in = next((r for r in records if r is not None), (_RAW_NULL,) * len(self._blank))
+        stand_in = self._stand_in(piece, records) if rows.problems else ()
         return [stand_in if r is None else r for r in records], scanned
+
+    def _stand_in(self, piece: Piece, records: Sequence[Record | None]) -> Record:
+        """What stands for a bad record until its line is taken out: a good one's values, as they give no column anything to
+        look into; nulls where even the shortest good one is so long that many of it would fill the memory."""
+        sizes = ((sum(map(len, r)), at) for at, r in enumerate(records) if r is not None)
+        size, at = min(sizes, default=(0, -1))
+        good = None if at < 0 or size > 2 * len(piece.data) // len(piece) else records[at]
+        return good or (_RAW_NULL,) * len(self._blank)
 
     def _taken(self, record: Any) -> Record:
         return astuple(record) if self._structs else self._members(record)

@@ -1,6 +1,7 @@
 """One batch down the ladder: Copy -> Exact -> Merge -> Row -> Reject, inside the caller's transaction.
 
-Copy   verbatim rows (and, one by one, exact rows where a record needs it) straight into the table
+Copy   verbatim rows (and, one by one, exact rows where a record needs it) straight into the table; what the server refuses
+       by itself the converter looks for only after it was refused once
 Exact  after a conversion error: every record converted by its column's type, then COPY again
 Merge  after a conflict, or where rows are there already. First by a probe: set queries over keys and checked columns say
        which rows are in the way, the others go by COPY all the same (sifting.py). Where that does not serve: all rows into a
@@ -73,6 +74,7 @@ class Ladder:
         self._target = relations.of(plan.table)
         self._way: Way = "stage" if staged or self._always_staged else "direct"
         self._exact = False
+        self._trusting = True  # the server with what it refuses by itself (converter.py)
         self._sift_fails = False  # something that a probe does not see keeps rows out
         self._calm = 0
         self._number = 0  # of the stages in this transaction
@@ -87,7 +89,7 @@ class Ladder:
     ) -> Outcome:
         """Loads the batch and leaves the transaction open for the ledger. Raises psycopg.Error for what is no record's
         fault. `following`: what comes after the batch; it is made ready in the meantime."""
-        exact, way = self._exact, self._way
+        exact, trusting, way = self._exact, self._trusting, self._way
         if way == "direct" and self.merger.some_wait(conn):
             way = "stage"
         deepest = "Copy"
@@ -97,7 +99,7 @@ class Ladder:
             self._number = 0
             outcome = Outcome(level=deepest, rejects={}, deferred=[])
             try:
-                self._attempt(conn, batch, outcome, exact, way, following)
+                self._attempt(conn, batch, outcome, exact, way, following, trusting)
             except (Suppressed, _Mixed) as reason:
                 rollback(conn)
                 self._sift_fails = isinstance(reason, Suppressed)
@@ -109,6 +111,10 @@ class Ladder:
                     raise
                 rollback(conn)
                 state = error.sqlstate or ""
+                if way == "direct" and trusting and not exact and state in _FOUND_HERE_TOO:
+                    trusting = False
+                    self._explain(f"SQLSTATE {state}: again, and looked for before")
+                    continue
                 if not exact and state[:2] == "22" and way != "sift":
                     exact, deepest = True, max(deepest, "Exact", key=_depth)
                 elif way == "direct" and self._probe is not None and not self._sift_fails:
@@ -124,16 +130,17 @@ class Ladder:
                 continue
             batch.fill()
             outcome.close(batch.records)
-            self._remember(outcome, exact, way)
+            self._remember(outcome, exact, way, trusting)
             return outcome
 
-    def _remember(self, outcome: Outcome, exact: bool, way: Way) -> None:
+    def _remember(self, outcome: Outcome, exact: bool, way: Way, trusting: bool) -> None:
         """The next batch starts where this one had to end, until two clean ones in a row say that the trouble is over."""
         self._calm = self._calm + 1 if outcome.clean else 0
         if self._calm >= CALM:
-            self._exact, self._sift_fails = False, False
+            self._exact, self._sift_fails, self._trusting = False, False, True
             self._way = "stage" if self._always_staged else "direct"
             return
+        self._trusting = trusting
         self._exact = exact and (self._exact or outcome.converted_badly or not outcome.clean)
         self._way = "stage" if way == "blind" else way
         if self._probe is not None and way in ("sift", "stage"):
@@ -142,8 +149,9 @@ class Ladder:
             self._way = "stage" if crowded or self._sift_fails else "sift"
 
     def _attempt(
-        self, conn: Connection, batch: Batch, outcome: Outcome, exact: bool, way: Way, following: Batches | None
-    ) -> None:
+        self, conn: Connection, batch: Batch, outcome: Outcome, exact: bool, way: Way, following: Batches | None,
+        trusting: bool = False,
+    ) -> None:  # fmt: skip
         """One pass over the batch. Records that bring other columns than most wait in `others` for a stage of their own."""
         others: Others = {}
         if exact or way == "sift":
@@ -153,7 +161,7 @@ class Ladder:
             with nullcontext() if following is None else following.ahead(self.shaper.converter.sifted):
                 self._sift(conn, sifted, others, outcome)
         elif way == "direct":
-            convert = self._straight(exact)
+            convert = self._straight(exact, trusting)
             straight = self.shaper.straight(batch, convert, outcome, others)
             if following is not None:
                 straight = chain(straight, _afterwards(partial(following.begin_next, convert)))
@@ -216,9 +224,10 @@ class Ladder:
         for stage in stages:
             self.merger.merge(conn, stage, outcome, blind=way == "blind")
 
-    def _straight(self, exact: bool) -> Convert:
+    def _straight(self, exact: bool, trusting: bool) -> Convert:
         """For COPY straight into the table."""
-        return self.shaper.converter.exact if exact else self.shaper.converter.trusting
+        converter = self.shaper.converter
+        return converter.exact if exact else converter.trusting if trusting else converter.verbatim
 
     # -- into the database ---------------------------------------------------------------------------------------------
 
@@ -253,6 +262,9 @@ class Ladder:
         self._number += 1
         return self._number
 
+
+# What the converter finds as well, if it looks: a null where none may be, bytes that are not UTF-8.
+_FOUND_HERE_TOO = ("23502", "22021")
 
 _WORDS = {"sift": "by Merge", "stage": "by Merge", "blind": "by row"}
 

@@ -78,11 +78,8 @@ class Shaper:
         """A record with a key that the sample had not: the wide plan, which has every column, may know it."""
         if problem.reason == "UnknownColumn" and self.plan.late:
             self._wide = self._wide or Converter(self.plan.wide)
-            alone = piece.split(i)[1] if i else piece
-            alone = alone.split(1)[0] if len(alone) > 1 else alone
-            rows = self._wide.exact(
-                Piece(alone.offset, alone.end, alone.ordinal, alone.data, spans=alone.spans, lines=alone.lines)
-            )
+            raw, (ordinal, offset) = piece.raw(i), piece.place(i)
+            rows = self._wide.exact(Piece(offset, offset + len(raw), ordinal, raw, spans=[(0, len(raw))]))
             if not rows.problems:
                 names = self._wide.columns
                 others.setdefault((_without(names, rows.defaults.get(0, ())), names), []).append((index, rows.lines[0]))

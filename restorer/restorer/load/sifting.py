@@ -57,9 +57,9 @@ class Sifted:
         """The lines of these records."""
         wanted = sorted(indices)
         found = list[Line]()
-        for start, lines, apart in self._pieces:
+        for start, lines, _ in self._pieces:
             these = wanted[bisect_left(wanted, start) : bisect_left(wanted, start + len(lines))]
-            found += [(index, lines[index - start]) for index in these if index not in apart]
+            found += [(index, lines[index - start]) for index in these]
         return found
 
     def but(self, indices: Collection[int]) -> Iterator[list[bytes]]:

@@ -147,18 +147,17 @@ class ArrayReader:
             data = w.buf[w.pos : cut]
             if back and not is_value(data):  # cheaper than the caller's decoder
                 continue
-            decode, mixed = self._decoding.array, False
+            decode, spans = self._decoding.array, None
             try:
-                records = decode(data)
-            except msgspec.ValidationError:  # some records are at fault, not the cut
-                decode, mixed = self._decoding.mixed, True
                 try:
                     records = decode(data)
-                except REFUSALS:
-                    return None
+                except msgspec.ValidationError:  # some records are at fault; the cut perhaps too
+                    decode = self._decoding.mixed
+                    records, spans = self._decoding.mixed_at(data)
             except REFUSALS:
                 continue
-            piece = Piece(w.offset, w.base + cut, self.ordinal, data, records, decode=decode, mixed=mixed)
+            mixed = spans is not None
+            piece = Piece(w.offset, w.base + cut, self.ordinal, data, records, spans, decode=decode, mixed=mixed)
             w.pos = cut
             self.ordinal += len(records)
             self._inside = True

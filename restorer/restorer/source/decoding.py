@@ -36,7 +36,11 @@ class Decoding:
         return records
 
     def mixed(self, data: bytes) -> list[Any]:
-        """Records with commas between them; None for each that is JSON, but no record. Raises one of REFUSALS.
+        """Records with commas between them; None for each that is JSON, but no record. Raises one of REFUSALS."""
+        return self.mixed_at(data)[0]
+
+    def mixed_at(self, data: bytes) -> tuple[list[Any], list[tuple[int, int]]]:
+        """The same, and where each of them stands.
 
         The bad ones are found by halving: where one of many is bad, it costs as much as to decode all of them twice."""
         spans = array_spans(data)
@@ -50,7 +54,7 @@ class Decoding:
                 if stop - start > 1:
                     middle = (start + stop) // 2
                     parts += [(start, middle), (middle, stop)]
-        return records
+        return records, spans
 
     def lines(self, data: bytes) -> list[Any]:
         """Records with whitespace between them; the caller checks that there is one on each line."""

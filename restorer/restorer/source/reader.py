@@ -49,7 +49,7 @@ def pieces(
 
     `decoder` is of list[T], `line_decoder` of T; without both, records are msgspec.Raw. `start` is 0 or the `end` of
     an earlier piece, `ordinal` then its `next_ordinal`; `stop` is the end of a segment. A record that does not decode
-    comes in a piece whose `records` is None; its neighbours come decoded.
+    is None among the `records` of its piece, or comes in a piece whose `records` is None; its neighbours come decoded.
 
     Raises BrokenFile where the file cannot be read on, after everything before was yielded; LoadFailed when the file
     is gone; Unavailable when the volume fails.
