@@ -212,7 +212,9 @@ def _account(
                 f"more than {MOST_MISSED} scheduled times were missed, from {stamp(missed[0])} to before {stamp(last)}"
             )
             made.actions.append(
-                Say("Warning", TOO_MANY_MISSED, f"{text}: was the operator away, or the schedule suspended?")
+                Say(
+                    "Warning", TOO_MANY_MISSED, f"{text}: the operator was away, or the schedule suspended, for as long"
+                )
             )
         else:
             many = f"{len(missed)} scheduled times were" if len(missed) > 1 else "a scheduled time was"
