@@ -49,7 +49,7 @@ def why_not_started(
 
 def said(restore: DatabaseRestore, reason: str, about: str, what: str) -> str:
     """One line: whom it is about, what the cluster said, and what helps."""
-    first = re.sub(r"\s+", " ", what).strip()[:600]
+    first = re.sub(r"\s+", " ", what).strip()[:600].rstrip(". ")
     return ": ".join(part for part in (about, first, _remedy(restore, reason, about, first)) if part)
 
 

@@ -108,7 +108,7 @@ def test_what_stands_only_in_events_is_said(
     pod = world.pod(world.wait_job(), container({"waiting": {"reason": "ContainerCreating"}}) | {"phase": "Pending"})
     world.event(pod, reason, message)
     world.wait(lambda: world.condition("Succeeded").get("reason") == said, 30, say=world.status)
-    _is_said(world, said, [f"pod {pod['metadata']['name']}: {message}", *words])
+    _is_said(world, said, [f"pod {pod['metadata']['name']}: {message.rstrip('.')}: ", *words])
 
 
 def _is_said(world: World, reason: str, words: list[str]) -> None:
