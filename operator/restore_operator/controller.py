@@ -7,6 +7,7 @@ kopf would write it into the status.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -38,7 +39,7 @@ class Controller:
         self.syncer = Syncer(
             kube, progress, self.targets, settings, wake=self._wake, seen=self.metrics.restores.see_again
         )
-        self.schedules = ScheduleSyncer(kube)
+        self.schedules = ScheduleSyncer(kube, gone=self.metrics.schedules.forget)
         self.queue: Queue[Key | ScheduleKey] = Queue(self._look, concurrency=settings.concurrency, failed=self._failed)
         self.metrics.attach(self.queue)
         self._told: set[asyncio.Task[None]] = set()
@@ -98,9 +99,15 @@ class Controller:
                 if owner["kind"] == schedule_api.KIND:
                     self.queue.mark(ScheduleKey(body["metadata"]["namespace"], owner["name"]))
 
-    def schedule_changed(self, body: dict[str, Any]) -> None:
+    def schedule_changed(self, body: dict[str, Any], gone: bool) -> None:
         """A schedule came, changed or went."""
-        self.queue.mark(ScheduleKey(body["metadata"]["namespace"], body["metadata"]["name"]))
+        key = ScheduleKey(body["metadata"]["namespace"], body["metadata"]["name"])
+        if gone:
+            self.metrics.schedules.forget(key)
+        else:
+            with contextlib.suppress(pydantic.ValidationError):  # its look says so
+                self.metrics.schedules.see(schedule_api.DatabaseRestoreSchedule.model_validate(body))
+        self.queue.mark(key)
 
     def dependant_changed(self, body: dict[str, Any]) -> None:
         """A Job or a pod of a restore came, changed or went."""
@@ -121,8 +128,8 @@ class Controller:
             self.restore_changed(dict(body), type == "DELETED")
 
         @kopf.on.event(GROUP, VERSION, schedule_api.PLURAL, registry=registry)
-        async def schedule(body: Any, **_: Any) -> None:
-            self.schedule_changed(dict(body))
+        async def schedule(body: Any, type: str | None, **_: Any) -> None:
+            self.schedule_changed(dict(body), type == "DELETED")
 
         @kopf.on.event("batch", "v1", "jobs", labels=observed.OWNED, registry=registry)
         async def job(body: Any, **_: Any) -> None:

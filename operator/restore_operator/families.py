@@ -1,4 +1,5 @@
-"""The operator's metrics by name, kind, labels and meaning; `metrics.py` serves them, `metrics_page.py` writes docs/metrics.md of them."""
+"""The operator's metrics by name, kind, labels and meaning; `metrics.py` and
+`schedule_metrics.py` serve them, `metrics_page.py` writes docs/metrics.md of them."""
 
 from __future__ import annotations
 
@@ -94,6 +95,46 @@ DEADLINE = Family(
     WHO,
 )
 COMPLETION = Family("dbrestore_restore_completion_timestamp_seconds", "gauge", "When the run ended, in Unix time.", WHO)
+SCHEDULE = ("namespace", "schedule")
+SCHEDULE_INFO = Family(
+    "dbrestore_schedule_info",
+    "gauge",
+    "A schedule; always 1. cron: spec.schedule; policy: spec.concurrencyPolicy.",
+    (*SCHEDULE, "cron", "time_zone", "policy"),
+)
+SCHEDULE_SUSPENDED = Family("dbrestore_schedule_suspended", "gauge", "1 while spec.suspend is true, else 0.", SCHEDULE)
+SCHEDULE_READY = Family(
+    "dbrestore_schedule_ready",
+    "gauge",
+    "1 while the schedule is in force, 0 when it cannot be read or its restore cannot be made: its condition Ready.",
+    SCHEDULE,
+)
+SCHEDULE_ACTIVE = Family("dbrestore_schedule_active", "gauge", "Restores of the schedule that are not over.", SCHEDULE)
+SCHEDULE_LAST = Family(
+    "dbrestore_schedule_last_schedule_timestamp_seconds",
+    "gauge",
+    "The scheduled time of the last restore that was made, in Unix time.",
+    SCHEDULE,
+)
+SCHEDULE_SUCCESS = Family(
+    "dbrestore_schedule_last_success_timestamp_seconds",
+    "gauge",
+    "When a restore of the schedule last ended in success, in Unix time.",
+    SCHEDULE,
+)
+SCHEDULE_MISSED = Family(
+    "dbrestore_schedule_last_missed_timestamp_seconds",
+    "gauge",
+    "The last scheduled time that no restore was made for, in Unix time; nothing while none was missed.",
+    SCHEDULE,
+)
+SCHEDULE_NEXT = Family(
+    "dbrestore_schedule_next_schedule_timestamp_seconds",
+    "gauge",
+    "The first scheduled time that is neither run nor missed, in Unix time: lies in the past while a restore that is due has "
+    "not been made. Nothing while suspended.",
+    SCHEDULE,
+)
 OPERATOR = Family("dbrestore_operator_info", "gauge", "The operator; always 1.", ("version",))
 RECONCILES = Family(
     "dbrestore_reconcile_total", "counter", "Looks at a restore.", ("result",), values=(("result", RESULTS),)
@@ -109,5 +150,9 @@ OLDEST = Family("dbrestore_queue_oldest_seconds", "gauge", "How long the oldest 
 OF_RESTORES = (
     INFO, PHASE, CONDITION, REASON, RATIO, RECORDS, SIZE, LOADED, TABLES, TABLES_DONE, FALLBACK_BATCHES, FALLBACK_RECORDS,
     REJECTS_USED, ETA, DURATION, QUEUED, DEADLINE, COMPLETION,
+)  # fmt: skip
+OF_SCHEDULES = (
+    SCHEDULE_INFO, SCHEDULE_SUSPENDED, SCHEDULE_READY, SCHEDULE_ACTIVE, SCHEDULE_LAST, SCHEDULE_SUCCESS, SCHEDULE_MISSED,
+    SCHEDULE_NEXT,
 )  # fmt: skip
 OF_OPERATOR = (OPERATOR, RECONCILES, RECONCILE_DURATION, DEPTH, OLDEST)

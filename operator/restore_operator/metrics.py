@@ -49,6 +49,7 @@ from .families import (
 )
 from .observed import time_of
 from .queue import Key, Queue
+from .schedule_metrics import Schedules
 from .status import is_over, of_run
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -190,11 +191,12 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self.restores = Restores()
+        self.restores, self.schedules = Restores(), Schedules()
         self.reconciles, self.duration = RECONCILES.counter(), RECONCILE_DURATION.histogram()
         for result in RESULTS:  # there from 0 on: `increase()` sees the first error too
             self.reconciles.labels(result)
         self.registry.register(self.restores)
+        self.registry.register(self.schedules)
         self.registry.register(self)
 
     def attach(self, queue: Queue[Any]) -> None:

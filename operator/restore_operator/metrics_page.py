@@ -13,9 +13,9 @@ _HEAD = """# Metrics
 
 Made by `make crds` from `restorer/restorer/watch/metrics.py` and `operator/restore_operator/families.py`: edit these.
 
-Every series carries `namespace` and `restore`, the resource's; so scrape with `honorLabels: true`, as the chart's monitors do. No label
-holds a value of a record, and every label is bounded: by the backup's tables, or by a fixed set of words. How Prometheus finds the
-pods, what alerts there are and the board: [monitoring](monitoring.md).
+Every series carries `namespace` and `restore` (or `schedule`), the resource's; so scrape with `honorLabels: true`, as the chart's
+monitors do. No label holds a value of a record, and every label is bounded: by the backup's tables, or by a fixed set of words. How
+Prometheus finds the pods, what alerts there are and the board: [monitoring](monitoring.md).
 """
 _RESTORER = """
 ## A restore pod (port 9090), and `restorer run --metrics-port`
@@ -28,6 +28,11 @@ _RESTORES = """
 
 Made of the statuses, so they are there again after a restart of the operator, stay after the pod's end and go when the resource
 goes. What a pod of two seconds did, no scrape may have seen: these say it.
+"""
+_SCHEDULES = """
+## The operator (port 8080), about schedules
+
+Made of the statuses too. They carry `namespace` and `schedule`; a missed time is told by its own time, so that a restart forgets none.
 """
 _OPERATOR = """
 ## The operator (port 8080), about itself
@@ -43,6 +48,8 @@ def text() -> str:
             _table(restorer.FAMILIES),
             _RESTORES,
             _table(families.OF_RESTORES),
+            _SCHEDULES,
+            _table(families.OF_SCHEDULES),
             _OPERATOR,
             _table(families.OF_OPERATOR),
         ]

@@ -70,11 +70,12 @@ class Pod:
 
 @dataclass(frozen=True)
 class Warning:
-    """A Warning event about a Job or a pod."""
+    """A Warning event about a Job or a pod. `about`: which one, as `pod reset-1-x`."""
 
     reason: str
     message: str
     time: datetime | None = None
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,10 @@ def pod(item: Json) -> Pod:
 
 def warning(item: Json) -> Warning:
     last = item.get("lastTimestamp") or item.get("eventTime") or item["metadata"].get("creationTimestamp")
-    return Warning(item.get("reason", ""), item.get("message", ""), time_of(last))
+    whom = item.get("involvedObject", {})
+    kind = {"Pod": "pod"}.get(whom.get("kind", ""), whom.get("kind", ""))
+    about = f"{kind} {whom.get('name', '')}".strip()
+    return Warning(item.get("reason", ""), item.get("message", ""), time_of(last), about)
 
 
 def report(message: str) -> Report | None:

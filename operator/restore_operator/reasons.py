@@ -67,13 +67,27 @@ CANCELLED_MESSAGE = "cancelled; what is committed stays; a new run needs another
 LEDGER_NOT_TOLD = (
     "cancelled; what is committed stays; the target's ledger could not be told, as the database did not answer"
 )
-STARTING = "the pod is being started"
 RUN_REPLACED = "the pod of the run before is being stopped"
 JOB_VANISHED = "the Job {job} is gone; attempt {attempt} goes on where it stopped"
 PROGRESS_HIDDEN = (
     "the pod's port 9090 cannot be reached; allow it from the operator, or set progress.fromLogs in the chart"
 )
 REPORT_LOST = "succeeded; the pod's report is lost"
+
+
+def starting(job: str) -> str:
+    return f"Job {job} is made; its pod is being started"
+
+
+def going(job: str) -> str:
+    return f"Job {job} is being deleted; the run goes on in another once it is gone"
+
+
+def no_progress(pod: str, target: str, seconds: int) -> str:
+    return (
+        f"pod {pod} runs, and no batch was committed to {target} for {seconds} s: most often another session there holds a lock "
+        "(pg_stat_activity and pg_blocking_pids() tell which); end that session, and the restore goes on by itself"
+    )
 
 
 def deadline(seconds: int) -> str:

@@ -14,6 +14,7 @@ from restorer.report import Report
 
 from . import reasons, status
 from .api import DatabaseRestore, JobRef, LastError, Phase, RestoreStatus
+from .job import job_name
 from .observed import Job, Observed, Pod, stamp, time_of
 from .status import Progressing
 from .trouble import why_not_started
@@ -150,7 +151,7 @@ class _Planner:
         if self.job is None:
             return self._begin()
         if self.job.deleting:
-            return self._wait(reasons.STOPPING, reasons.STARTING)
+            return self._wait(reasons.STOPPING, reasons.going(self.job.name))
         if self.job.suspended:
             return self._resume(self.job)
         return self._watch(self.job)
@@ -214,7 +215,7 @@ class _Planner:
 
     def _create(self, *, cancel: bool = False) -> Plan:
         attempt = self.attempt + 1
-        message = reasons.CANCELLING_MESSAGE if cancel else reasons.STARTING
+        message = reasons.CANCELLING_MESSAGE if cancel else reasons.starting(job_name(self.restore, attempt))
         if self.attempt and not cancel and self.job is None:
             gone = self.status.job_ref.name if self.status.job_ref else f"attempt {self.attempt}"
             message = reasons.JOB_VANISHED.format(job=gone, attempt=attempt)
@@ -352,7 +353,9 @@ class _Planner:
         if queued := self._queue():
             return queued
         go_on = SuspendJob(job.name, False)
-        return self._active("Validating", reasons.VALIDATING, reasons.STARTING, go_on, again=self.timing.progress)
+        return self._active(
+            "Validating", reasons.VALIDATING, reasons.starting(job.name), go_on, again=self.timing.progress
+        )
 
     def _age(self, job: Job) -> float:
         return (self.now - (job.created or self.now)).total_seconds()
@@ -375,9 +378,8 @@ class _Planner:
             seen.phase, "Validating"
         )  # type: ignore[assignment]
         if seen.stalled:
-            message = (
-                f"no batch was committed for {self.spec.stall_timeout_seconds} s; is the database waiting for a lock?"
-            )
+            target = f"{self.spec.target.host}/{self.spec.target.database}"
+            message = reasons.no_progress(running[0].name, target, self.spec.stall_timeout_seconds)
             progressing = Progressing("False", reasons.NO_PROGRESS, message)
         else:
             message = f"snapshot {seen.snapshot}" if seen.snapshot else ""
@@ -397,7 +399,7 @@ class _Planner:
     def _starting(self, job: Job, pods: tuple[Pod, ...]) -> Plan:
         again = PENDING if self._age(job) < 60 else PENDING_LONG
         warnings = tuple(w for w in self.observed.warnings if not _is_over(w.time, job))
-        if why := why_not_started(pods, warnings):
+        if why := why_not_started(self.restore, pods, warnings):
             reason, message = why
             self.status = status.failing(self.status, LastError(reason=reason, message=message, time=stamp(self.now)))
             return self._active(self._phase(), reason, message, again=again)
@@ -409,7 +411,7 @@ class _Planner:
             if any(p.exit_code in FINAL_CODES for p in ended):
                 return self._wait(reasons.STOPPING, words)  # the Job is about to say so too
             return self._active(self._phase(), reasons.RETRYING, f"{words}; it is tried again", again=again)
-        return self._active(self._phase(), reasons.VALIDATING, reasons.STARTING, again=again)
+        return self._active(self._phase(), reasons.VALIDATING, reasons.starting(job.name), again=again)
 
 
 def _is_over(moment: datetime | None, job: Job) -> bool:

@@ -191,15 +191,29 @@ def agenda(schedule: DatabaseRestoreSchedule, children: Iterable[Child], now: da
     return Agenda((*prune, *accounts.actions), said, min([RESYNC, *waits]))
 
 
+def first_due(schedule: DatabaseRestoreSchedule) -> datetime | None:
+    """The first scheduled time that the stored status does not account for, be it to come or past; None when none comes, or the
+    schedule cannot be read."""
+    try:
+        cron = Cron(schedule.spec.schedule, schedule.spec.time_zone)
+    except (BadSchedule, BadTimeZone):
+        return None
+    cursor = _accounted(schedule, schedule.status)
+    return cron.next(cursor) if cursor is not None else None
+
+
+def _accounted(schedule: DatabaseRestoreSchedule, status: ScheduleStatus) -> datetime | None:
+    """Until when every scheduled time is run or told as missed. Before a schedule was made nothing is due."""
+    told = max(filter(None, (status.last_schedule_time, status.last_missed_time)), default=None)
+    return time_of(told or schedule.metadata.creation_timestamp)
+
+
 def _account(
     schedule: DatabaseRestoreSchedule, status: ScheduleStatus, family: list[Child], cron: Cron, now: datetime
 ) -> _Accounts:
     """Every due time that is not accounted for yet. `status`: with what the children tell of themselves."""
     spec, made = schedule.spec, _Accounts()
-    # Of a schedule that has none of these yet nothing is due before it was made.
-    told = max(filter(None, (status.last_schedule_time, status.last_missed_time)), default=None)
-    cursor = time_of(told or schedule.metadata.creation_timestamp) or now
-    due = cron.between(cursor, now, MOST_MISSED)
+    due = cron.between(_accounted(schedule, status) or now, now, MOST_MISSED)
     if not due:
         return made
     *missed, last = due
@@ -212,7 +226,9 @@ def _account(
                 f"more than {MOST_MISSED} scheduled times were missed, from {stamp(missed[0])} to before {stamp(last)}"
             )
             made.actions.append(
-                Say("Warning", TOO_MANY_MISSED, f"{text}: was the operator away, or the schedule suspended?")
+                Say(
+                    "Warning", TOO_MANY_MISSED, f"{text}: the operator was away, or the schedule suspended, for as long"
+                )
             )
         else:
             many = f"{len(missed)} scheduled times were" if len(missed) > 1 else "a scheduled time was"

@@ -27,13 +27,22 @@ RETRY_REFUSED = 20.0  # seconds until a restore that was not admitted is tried a
 
 
 class ScheduleSyncer:
-    """`await syncer.look(key)` -> seconds until the next look; None: only when something changes."""
+    """`await syncer.look(key)` -> seconds until the next look; None: only when something changes. `gone` is told of a schedule
+    that is not there: the event of its end may be lost."""
 
-    def __init__(self, kube: KubeApi, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._kube, self._clock = kube, clock
+    def __init__(
+        self,
+        kube: KubeApi,
+        *,
+        gone: Callable[[ScheduleKey], None] = lambda key: None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._kube, self._gone, self._clock = kube, gone, clock
 
     async def look(self, key: ScheduleKey) -> float | None:
         body = await self._kube.get(SCHEDULES, key.namespace, key.name)
+        if body is None:
+            self._gone(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
             return None  # its restores go by their owner reference
         try:

@@ -24,6 +24,7 @@ from .queue import Key
 from .reconcile import Action, CreateJob, DeleteJob, ExpireJob, Plan, SuspendJob, Tell, Timing, plan, with_event
 from .settings import Settings
 from .targets import Targets
+from .trouble import said as said_of_trouble
 
 log = structlog.get_logger()
 
@@ -177,7 +178,7 @@ class Syncer:
         now, old = self._clock(), status.of_run(restore)
         if refused.status == 403:
             reason = reasons.QUOTA_EXCEEDED if "exceeded quota" in refused.message else reasons.POD_FORBIDDEN
-            message = f"the Job is not admitted: {refused.message}"
+            message = said_of_trouble(restore, reason, "the Job is not admitted", refused.message)
             error = LastError(reason=reason, message=message, time=observed.stamp(now))
             said = status.active(status.failing(old, error), restore, now, "Validating", reason, message)
             return with_event(restore, Plan((), said, RETRY_REFUSED, made.holds))

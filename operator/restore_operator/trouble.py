@@ -1,4 +1,5 @@
-"""Why a pod does not start, in one word and a sentence: out of its waiting reason, its conditions and the events. Pure."""
+"""Why a pod does not start, in one word and a sentence that names the object and the remedy: out of its waiting reason, its
+conditions and the events. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from . import reasons
+from .api import DatabaseRestore
 from .observed import Pod, Warning
 
 _IMAGE = (
@@ -16,27 +18,25 @@ _IMAGE = (
     "RegistryUnavailable",
     "ImageInspectError",
 )
-_REMEDIES = {
-    reasons.SECRET_MISSING: "create it, or mend spec.target",
-    reasons.CLAIM_MISSING: "create it, or mend spec.source.persistentVolumeClaim",
-    reasons.VOLUME_UNAVAILABLE: "the volume cannot be mounted where the pod is",
-    reasons.IMAGE_UNAVAILABLE: "check the operator's restorer image and imagePullSecrets",
-    reasons.UNSCHEDULABLE: "no node takes the pod",
-    reasons.QUOTA_EXCEEDED: "raise the quota, or lower spec.jobTemplate.resources",
-    reasons.POD_FORBIDDEN: "the namespace does not admit the pod",
-    reasons.CANNOT_START: "the container cannot be started",
-}
 
 
-def why_not_started(pods: Iterable[Pod], warnings: Iterable[Warning]) -> tuple[str, str] | None:
-    """(reason, message) of what keeps the pods from running; None when nothing speaks against it yet."""
+def why_not_started(
+    restore: DatabaseRestore, pods: Iterable[Pod], warnings: Iterable[Warning]
+) -> tuple[str, str] | None:
+    """(reason, message) of what keeps the pods from running; None when nothing speaks against it yet. The message names the
+    pod or Job, what the cluster said of it, and what helps."""
     for pod in pods:
         if pod.phase not in ("Pending", "Running") or pod.running:
             continue
         if pod.waiting and pod.waiting not in ("ContainerCreating", "PodInitializing"):
-            return _said(_of_waiting(pod), pod.waiting_message or pod.waiting)
+            reason = _of_waiting(pod)
+            what = pod.waiting_message or pod.waiting
+            if reason == reasons.CANNOT_START and pod.waiting_message:
+                what = f"{pod.waiting}: {pod.waiting_message}"
+            return reason, said(restore, reason, f"pod {pod.name}", what)
         if pod.unscheduled:
-            return _said(_of_text(pod.unscheduled, reasons.UNSCHEDULABLE), pod.unscheduled)
+            reason = _of_text(pod.unscheduled, reasons.UNSCHEDULABLE)
+            return reason, said(restore, reason, f"pod {pod.name}", pod.unscheduled)
     # An event stays for an hour: only the latest counts.
     known = [(_of_event(w), w) for w in warnings]
     latest = max(
@@ -44,12 +44,61 @@ def why_not_started(pods: Iterable[Pod], warnings: Iterable[Warning]) -> tuple[s
         key=lambda item: item[1].time.timestamp() if item[1].time else 0,
         default=None,
     )
-    return _said(latest[0], latest[1].message) if latest else None
+    return (latest[0], said(restore, latest[0], latest[1].about, latest[1].message)) if latest else None
 
 
-def _said(reason: str, what: str) -> tuple[str, str]:
-    first = re.sub(r"\s+", " ", what).strip()[:600]
-    return reason, f"{first}: {_REMEDIES[reason]}"
+def said(restore: DatabaseRestore, reason: str, about: str, what: str) -> str:
+    """One line: whom it is about, what the cluster said, and what helps."""
+    first = re.sub(r"\s+", " ", what).strip()[:600].rstrip(". ")
+    return ": ".join(part for part in (about, first, _remedy(restore, reason, about, first)) if part)
+
+
+def _remedy(restore: DatabaseRestore, reason: str, about: str, what: str) -> str:
+    space = restore.metadata.namespace
+    match reason:
+        case reasons.SECRET_MISSING:
+            return "create it, or mend spec.target"
+        case reasons.CLAIM_MISSING:
+            return "create it, or mend spec.source.persistentVolumeClaim"
+        case reasons.VOLUME_UNAVAILABLE:
+            return _volume_remedy(restore, what.lower())
+        case reasons.IMAGE_UNAVAILABLE:
+            return "mend the operator's restorer image, or spec.jobTemplate.imagePullSecrets"
+        case reasons.UNSCHEDULABLE:
+            return (
+                "no node takes it: mend nodeSelector, tolerations, affinity or resources of spec.jobTemplate, or give the "
+                "cluster a node that fits"
+            )
+        case reasons.QUOTA_EXCEEDED:
+            return f"raise the quota of namespace {space}, or lower spec.jobTemplate.resources"
+        case reasons.POD_FORBIDDEN:
+            return (
+                f"namespace {space} does not admit it: mend what is named there in spec.jobTemplate or spec.source, or allow it "
+                "in the namespace's policy"
+            )
+        case _:
+            return (
+                "its container cannot be started: mend spec.jobTemplate or the operator's restorer image; "
+                f"`kubectl -n {space} describe {about or 'pods'}` says more"
+            )
+
+
+def _volume_remedy(restore: DatabaseRestore, what: str) -> str:
+    """Which volume it is, by the name that the spec gives it."""
+    claim, ca = restore.spec.source.persistent_volume_claim, restore.spec.target.tls.ca_secret_ref
+    if ca is not None and 'volume "ca"' in what:
+        return f"secret {ca.name} (spec.target.tls.caSecretRef) cannot be mounted: mend it"
+    if claim is None:
+        return "the volume of spec.source.volume cannot be mounted: mend it there, or where it is stored"
+    named = f"claim {claim.claim_name} (spec.source.persistentVolumeClaim)"
+    if "unbound" in what:
+        return f"{named} is not bound: give it a PersistentVolume, or a StorageClass that makes one"
+    if "is being deleted" in what:
+        return f"{named} is being deleted: create it again once it is gone"
+    return (
+        f"{named} cannot be mounted on the pod's node: free it where another node holds it, or use a claim that many nodes "
+        "can mount (ReadWriteMany, ReadOnlyMany)"
+    )
 
 
 def _of_waiting(pod: Pod) -> str:

@@ -21,6 +21,8 @@ class Counters(msgspec.Struct, rename="camel"):
 
 
 class Totals(Counters, rename="camel"):
+    """Over all tables. `bytes`: whose records are committed; the whole backup's are in `snapshot`."""
+
     tables: int = 0
     bytes: int = 0
     retries: int = 0

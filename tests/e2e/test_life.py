@@ -78,6 +78,8 @@ def test_cancel_while_running(restore: Any) -> None:
     assert made.condition("Succeeded")["reason"] == "Cancelled"
     ledger = made.ledger()
     assert sum(t["read"] for t in ledger.values()) == status["progress"]["recordsRead"] > 0
+    assert 0 < status["progress"]["percent"] < 100
+    assert 0 < status["progress"]["bytesDone"] < status["progress"]["bytesTotal"]
     assert sql(made.database, "select state from dbrestore.runs") == "Cancelled"
     assert not made.pods_alive()
 

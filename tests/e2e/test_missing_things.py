@@ -68,3 +68,32 @@ def test_no_node_for_the_pod(restore: Any) -> None:
     """A selector that no node meets."""
     made = restore("clean").set(jobTemplate={"nodeSelector": {"disk": "of-gold"}}).apply()
     made.wait_reason("Unschedulable")
+    described = kubectl("-n", RESTORES, "describe", "dbr", made.name)
+    (pod,) = made.pods_alive()
+    assert f"pod {pod}: " in described and "mend nodeSelector" in described
+
+
+def test_a_volume_that_cannot_be_mounted(restore: Any) -> None:
+    """A folder that the node does not have: only the kubelet knows, and only its event tells."""
+    kubectl("-n", RESTORES, "delete", "pvc", "no-folder", "--ignore-not-found")
+    kubectl("delete", "pv", f"{RESTORES}-no-folder", "--ignore-not-found")
+    volume, wish = claim(RESTORES, "no-folder")
+    volume["spec"]["hostPath"] = {"path": "/nowhere/at/all", "type": "Directory"}
+    apply(volume, wish)
+    made = restore("clean").set(source__persistentVolumeClaim={"claimName": "no-folder"}).apply()
+    try:
+        made.wait_reason("VolumeUnavailable")
+        described = kubectl("-n", RESTORES, "describe", "dbr", made.name)
+        assert "claim no-folder (spec.source.persistentVolumeClaim) cannot be mounted" in described
+    finally:
+        made.delete()
+        kubectl("-n", RESTORES, "delete", "pvc", "no-folder", "--wait=false")
+        kubectl("delete", "pv", f"{RESTORES}-no-folder", "--wait=false")
+
+
+def test_a_pod_that_the_namespace_does_not_admit(restore: Any) -> None:
+    """An inline volume of a kind that a restricted namespace refuses."""
+    made = restore("clean").set(source__persistentVolumeClaim=None, source__volume={"hostPath": {"path": "/tmp"}})
+    made.apply().wait_reason("PodForbidden")
+    described = kubectl("-n", RESTORES, "describe", "dbr", made.name)
+    assert "hostPath" in described and f"namespace {RESTORES} does not admit it" in described

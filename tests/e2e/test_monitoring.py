@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -237,11 +238,29 @@ def restore(name: str, backup: str, limit: int) -> Restore:
     return made.set(target__host=f"pg.{DATABASE}", rejects={"limitPercent": limit})
 
 
+def planned() -> None:
+    """A schedule whose restore has succeeded: one that was due on New Year's Day, made up for."""
+    name = "mon-planned"
+    spec = restore(name, "dirty", 5).manifest["spec"]
+    kubectl("-n", SPACE, "delete", "dbrs", name, "--ignore-not-found")
+    kind = {"apiVersion": "dbrestore.io/v1alpha1", "kind": "DatabaseRestoreSchedule"}
+    meta = {"metadata": {"name": name, "namespace": SPACE}}
+    apply(kind | meta | {"spec": {"schedule": "@yearly", "suspend": True, "template": {"spec": spec}}})
+    last = (datetime.now(UTC) - timedelta(days=365)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    for words, patch in (
+        (["--subresource=status"], {"status": {"lastScheduleTime": last}}),
+        ([], {"spec": {"suspend": False}}),
+    ):
+        kubectl("-n", SPACE, "patch", "dbrs", name, *words, "--type=merge", "-p", json.dumps(patch))
+    until("its restore succeeds", lambda: (get("dbrs", name, SPACE) or {})["status"].get("lastSuccessfulTime"), 60)
+
+
 @pytest.fixture(scope="module")
 def ended(backups: None, prometheus: Prometheus) -> Ended:
     began = time.time()
     bad, good = restore("mon-dirty", "dirty", 0), restore("mon-half-a-million", "monitored", 5)
     bad.apply().wait_phase("Failed", seconds=120)
+    planned()
     # Prometheus comes by once more before the pod goes
     good.set(hooks={"postRestore": [{"name": "wait", "sql": "select pg_sleep(3)"}]}).apply().wait_succeeded(420)
     phase = f'dbrestore_restore_phase{{restore="{good.name}",phase="Succeeded"}}'
@@ -301,6 +320,7 @@ def test_the_runbooks_commands_run(ended: Ended) -> None:
     own = {
         "NAMESPACE": SPACE,
         "RESTORE": ended.bad.name,
+        "SCHEDULE": "mon-planned",
         "OPERATOR": SYSTEM,
         "DSN": f"postgresql://app:{PASSWORD}@{address}/{ended.bad.database}",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -45,7 +45,7 @@ FAILED = Report(
     snapshot=SnapshotInfo("20241219_103045", 5000, 2),
     completion_time="2030-01-01T00:04:00Z",
     seconds=4,
-    totals=Totals(read=100, inserted=89, rejected=11, tables=2, bytes=5000),
+    totals=Totals(read=100, inserted=89, rejected=11, tables=2, bytes=4400),
     fallback=[FallbackLevel("Copy", 1, 60), FallbackLevel("Merge", 1, 40)],
     tables=[
         TableReport("users", "Done", read=60, inserted=60, seconds=2),
@@ -58,7 +58,8 @@ CANCELLED = Report(
     outcome="Cancelled",
     reason="Cancelled",
     message="run lms/reset/1 is cancelled",
-    totals=Totals(read=40, inserted=40, tables=2, bytes=5000),
+    snapshot=SnapshotInfo("20241219_103045", 5000, 2),
+    totals=Totals(read=40, inserted=40, tables=2, bytes=2000),
     tables=[TableReport("users", "Pending", read=40, inserted=40, seconds=2)],
 )
 

@@ -59,6 +59,19 @@ def test_exit_2_is_a_failure_for_good(world: World, reported: str, reason: str) 
     assert len(world.jobs()) == 1
 
 
+def test_a_failed_run_says_how_far_it_came(world: World) -> None:
+    """Out of its report, whatever was seen last: here nothing was."""
+    world.apply()
+    totals = DONE["totals"] | {"bytes": 1999, "read": 40, "inserted": 36}
+    tables = [DONE["tables"][0] | {"state": "Failed", "error": "too many rejects"}, DONE["tables"][1]]
+    made = {"totals": totals, "tables": tables, "snapshot": DONE["snapshot"], "seconds": 4}
+    world.fail(world.wait_job(), 2, "RejectLimitExceeded", "4 of 40 records are rejected", **made)
+    progress = world.wait_phase("Failed")["progress"]
+    told = {key: progress[key] for key in ("percent", "bytesDone", "bytesTotal", "recordsRead", "recordsInserted")}
+    assert told == {"percent": 39, "bytesDone": 1999, "bytesTotal": 5000, "recordsRead": 40, "recordsInserted": 36}
+    assert (progress["tablesDone"], progress["tablesTotal"], progress["recordsPerSecond"]) == (1, 2, 10)
+
+
 def test_a_run_that_is_over_stays_so_and_a_new_run_id_runs_again(world: World) -> None:
     world.apply()
     world.complete(world.wait_job())
@@ -130,9 +143,17 @@ def test_cancel_while_running_closes_the_run_in_the_ledger(world: World) -> None
     closing = world.wait_job(attempt=2)
     environment = {e["name"]: e for e in closing["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert json.loads(environment["RESTORE_SPEC"]["value"])["spec"]["cancel"] is True
-    world.fail(closing, 3, "Cancelled", "run is cancelled", outcome="Cancelled", totals=DONE["totals"])
+    world.fail(
+        closing,
+        3,
+        "Cancelled",
+        "run is cancelled",
+        outcome="Cancelled",
+        snapshot=DONE["snapshot"],
+        totals=DONE["totals"] | {"bytes": 2500},
+    )
     status = world.wait_phase("Cancelled")
-    assert status["progress"]["recordsInserted"] == 90
+    assert (status["progress"]["recordsInserted"], status["progress"]["percent"]) == (90, 50)
     assert world.condition("Succeeded")["reason"] == "Cancelled" and world.condition("Stalled")["status"] == "True"
 
 

@@ -176,13 +176,13 @@ def test_every_metric_that_is_declared_is_served_and_no_other(port: Port) -> Non
 
     asyncio.run(attach())
     served = {f"{m.name}_total" if m.type == "counter" else m.name: m for m in port.metrics.registry.collect()}
-    declared = {f.name: f for f in (*families.OF_RESTORES, *families.OF_OPERATOR)}
+    declared = {f.name: f for f in (*families.OF_RESTORES, *families.OF_SCHEDULES, *families.OF_OPERATOR)}
     assert served.keys() == declared.keys()
     for name, family in declared.items():
         assert (served[name].type, served[name].documentation) == (family.kind, family.help)
 
 
-EVERY = (*of_restorer.FAMILIES, *families.OF_RESTORES, *families.OF_OPERATOR)
+EVERY = (*of_restorer.FAMILIES, *families.OF_RESTORES, *families.OF_SCHEDULES, *families.OF_OPERATOR)
 
 
 @pytest.mark.parametrize("family", EVERY, ids=lambda f: f.name)
@@ -194,7 +194,7 @@ def test_names_follow_prometheus_conventions(family: Any) -> None:
     assert family.help.endswith(".") and not family.help.startswith("The number of")
     assert all(label.islower() for label in family.labels)
     if family not in families.OF_OPERATOR:
-        assert family.labels[:2] == ("namespace", "restore")
+        assert family.labels[:2] == ("namespace", "schedule" if family in families.OF_SCHEDULES else "restore")
     if family.kind == "histogram":
         assert family.name.endswith("_seconds") and list(family.buckets) == sorted(family.buckets)
 

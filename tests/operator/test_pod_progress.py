@@ -53,6 +53,28 @@ def test_a_running_pods_figures_reach_the_status(world: World, address: str) -> 
         assert world.condition("Progressing")["status"] == "True"
 
 
+def test_a_pod_that_commits_nothing_is_said_and_its_last_figures_stay(world: World, address: str) -> None:
+    now = iter([0.0, 0.0, 0.0])
+    progress = Progress(clock=lambda: next(now, 400.0), stall_timeout=300)
+    table = TableStart("users", 1000, 500, Counters(read=50, inserted=50), "Loading")
+    progress(RunStarted("x", "Apply", "20241219_103045", [table], 1, False))
+    progress(PhaseChanged("Loading"))
+    with MetricsServer(PORT, progress, host=address):
+        world.apply()
+        job = world.wait_job()
+        pod = world.running(job, ip=address)
+        world.wait(lambda: world.condition("Progressing").get("status") == "False", say=world.status)
+    said = world.condition("Progressing")
+    assert said["reason"] == "NoProgress" and "?" not in said["message"]
+    for word in (f"pod {pod['metadata']['name']}", "pg-rw/app", "300 s", "pg_blocking_pids()", "end that session"):
+        assert word in said["message"]
+    world.ended(job, 137, "", pod)  # killed, and it left no report
+    world.fail_job(job, "BackoffLimitExceeded")
+    last = world.wait_phase("Failed")["progress"]
+    assert (last["percent"], last["bytesDone"], last["recordsRead"]) == (50, 500, 50)
+    assert "etaSeconds" not in last and not last["table"]
+
+
 @pytest.fixture(params=["sends more than anybody should read", "never answers"])
 def hostile(address: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """Something on the pod's port that is no restorer."""

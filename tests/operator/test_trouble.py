@@ -82,19 +82,82 @@ def test_a_missing_claim_is_said_from_the_pods_condition_and_heals(world: World)
 
 
 @pytest.mark.parametrize(
-    ("reason", "message", "said"),
+    ("reason", "message", "said", "words"),
     [
-        ("FailedScheduling", UNBOUND, "ClaimMissing"),
-        ("FailedMount", 'MountVolume.SetUp failed for volume "ca" : secret "pg-ca" not found', "SecretMissing"),
-        ("FailedAttachVolume", "Multi-Attach error for volume pv-1: already used by pod x", "VolumeUnavailable"),
+        ("FailedScheduling", UNBOUND, "ClaimMissing", ["spec.source.persistentVolumeClaim"]),
+        ("FailedScheduling", "0/3 nodes are available: 3 Insufficient cpu.", "Unschedulable", ["spec.jobTemplate"]),
+        (
+            "FailedScheduling",
+            "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+            "VolumeUnavailable",
+            ["claim backups", "PersistentVolume, or a StorageClass"],
+        ),
+        ("FailedMount", 'MountVolume.SetUp failed for volume "ca" : secret "pg-ca" not found', "SecretMissing", ["create it"]),
+        (
+            "FailedAttachVolume",
+            "Multi-Attach error for volume pv-1: already used by pod x",
+            "VolumeUnavailable",
+            ["claim backups", "spec.source.persistentVolumeClaim", "free it where another node holds it"],
+        ),
     ],
-)
-def test_what_stands_only_in_events_is_said(world: World, reason: str, message: str, said: str) -> None:
+)  # fmt: skip
+def test_what_stands_only_in_events_is_said(
+    world: World, reason: str, message: str, said: str, words: list[str]
+) -> None:
     world.apply()
     pod = world.pod(world.wait_job(), container({"waiting": {"reason": "ContainerCreating"}}) | {"phase": "Pending"})
     world.event(pod, reason, message)
     world.wait(lambda: world.condition("Succeeded").get("reason") == said, 30, say=world.status)
-    assert message in world.status()["message"]
+    _is_said(world, said, [f"pod {pod['metadata']['name']}: {message.rstrip('.')}: ", *words])
+
+
+def _is_said(world: World, reason: str, words: list[str]) -> None:
+    """In the condition, in `lastError` and in the one event: what `kubectl describe` shows."""
+    status, (event,) = world.status(), world.wait(lambda: world.events(reason))
+    for text in (world.condition("Succeeded")["message"], status["lastError"]["message"], event["message"]):
+        for word in words:
+            assert word in text
+    assert event["type"] == "Warning"
+
+
+def test_a_pod_that_the_namespace_does_not_admit_is_said_by_its_job(world: World) -> None:
+    world.apply()
+    job = world.wait_job()
+    message = (
+        'pods "x" is forbidden: violates PodSecurity "restricted:latest": restricted volume types (volume "backup")'
+    )
+    world.event(job, "FailedCreate", f"Error creating: {message}")
+    world.wait(lambda: world.condition("Succeeded").get("reason") == "PodForbidden", 30, say=world.status)
+    words = [
+        f"Job {job['metadata']['name']}: ",
+        message,
+        f"namespace {world.namespace}",
+        "spec.jobTemplate or spec.source",
+    ]
+    _is_said(world, "PodForbidden", words)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "message", "said", "words"),
+    [
+        ("CreateContainerError", "no such user: 7", "PodCannotStart", ["CreateContainerError: no such user: 7", "spec.jobTemplate"]),
+        ("ErrImagePull", 'image "dbr:9" not found', "ImageUnavailable", ['image "dbr:9" not found', "imagePullSecrets"]),
+        ("CreateContainerConfigError", 'secret "pg-app" not found', "SecretMissing", ['secret "pg-app" not found', "spec.target"]),
+    ],
+)  # fmt: skip
+def test_a_container_that_cannot_start_is_said(
+    world: World, waiting: str, message: str, said: str, words: list[str]
+) -> None:
+    world.apply()
+    job = world.wait_job()
+    starting = f"Job {job['metadata']['name']} is made; its pod is being started"
+    world.wait(lambda: world.condition("Reconciling").get("message") == starting, say=world.status)
+    state = container({"waiting": {"reason": waiting, "message": message}}) | {"phase": "Pending"}
+    pod = world.pod(job, state)["metadata"]["name"]
+    world.wait(lambda: world.condition("Succeeded").get("reason") == said, 30, say=world.status)
+    _is_said(world, said, [f"pod {pod}: ", *words])
+    if said == "PodCannotStart":
+        assert f"`kubectl -n {world.namespace} describe pod {pod}`" in world.status()["message"]
 
 
 @pytest.mark.parametrize("order", ["the leader ends last", "the helper ends last"])

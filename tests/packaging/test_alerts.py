@@ -14,7 +14,7 @@ CASES = ROOT / "tests" / "packaging" / "alerts"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 WANTED = {
     "RestoreFailed", "RestoreStalled", "RestoreRejectsHigh", "RestoreTakesTooLong", "RestoreQueueStuck", "OperatorDown",
-    "OperatorErrors",
+    "OperatorErrors", "RestoreScheduleMissed",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import msgspec
 import psycopg
 import pytest
 import yaml
+from manifests import schedule
 from programs import CHART, ROOT, Manifest
 from prometheus import Prometheus, free_port
 from psycopg.conninfo import conninfo_to_dict
@@ -31,6 +32,7 @@ from restore_operator import reasons, status
 from restore_operator.api import DatabaseRestore, RestoreStatus
 from restore_operator.metrics import Metrics, Port
 from restore_operator.queue import Queue
+from restore_operator.schedule_api import DatabaseRestoreSchedule
 from restore_operator.status import Progressing
 from restorer.demo.lms import generate, schema_sql
 from restorer.report import Report
@@ -114,6 +116,13 @@ def resource(name: str, dsn: str) -> dict[str, Any]:
     }
 
 
+def nightly(now: datetime) -> DatabaseRestoreSchedule:
+    """A schedule whose restore of yesterday has succeeded."""
+    yesterday = (now - timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    status = {"lastScheduleTime": yesterday, "lastSuccessfulTime": yesterday}
+    return DatabaseRestoreSchedule.model_validate(schedule(schedule="@daily") | {"status": status})
+
+
 @pytest.fixture(scope="module")
 def watched(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
@@ -156,6 +165,7 @@ def _restore(folder: Path, dsn: str, port: int, operator: Operator) -> Report:
     operator.see(others[0], status.active(RestoreStatus(run_id="1"), others[0], now, "Queued", reasons.QUEUED, "waits"))
     failed = status.ended(RestoreStatus(run_id="1"), others[1], now, "Failed", reasons.LOAD_FAILED, "a broken file")
     operator.see(others[1], failed)
+    operator.metrics.schedules.see(nightly(now))
     started = Started(
         "run", "--file", manifest, "--backup", folder / "backups", "--dsn", dsn, "--json", "--metrics-port", port
     )  # fmt: skip

@@ -47,6 +47,14 @@ def test_a_finished_run_gives_its_report_and_touches_nothing(forty: Restore):
     again = forty.run(name="r", load={"workers": 1, "batchRows": 3})
     assert again.error is None and again.report.reason == "AlreadyCompleted"
     assert again.report.totals == first.report.totals and forty.rows() == []
+    assert first.report.totals.bytes == first.report.snapshot.bytes > 0
+
+
+def test_a_failed_run_reports_the_bytes_that_are_committed(forty: Restore):
+    forty.file("t", [*FORTY, {"id": "x", "v": "x"}, *({"id": i, "v": "z"} for i in range(100, 300))])
+    report = forty.run(name="r", limit=0, load={"workers": 1, "batchRows": 20}).report
+    assert report.outcome == "Failed" and report.totals.inserted >= 40
+    assert 0.1 < report.totals.bytes / report.snapshot.bytes < 0.4
 
 
 def test_a_failed_run_stays_failed(forty: Restore):

@@ -97,8 +97,10 @@ def make_report(
 ) -> Report:
     """The report of the run as it stands in the ledger. `failure`: why it is no success, or None."""
     tables = accounts(conn, ledger)
-    totals = Totals(tables=len(tables), bytes=run.bytes)
+    totals = Totals(tables=len(tables))
     for t in tables:
+        # brackets and white space around the records belong to no batch
+        totals.bytes += t.bytes if t.state == "Done" else min(t.bytes_done, t.bytes)
         for name in Counters.__struct_fields__:
             setattr(totals, name, getattr(totals, name) + getattr(t, name))
     row = conn.execute(ledger.q("SELECT retries, warnings FROM {runs} WHERE run = %s"), (ledger.run,)).fetchone()
