@@ -147,6 +147,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
+    # A worker keeps the object of its last event for as long: with a thousand objects that is most of the memory.
+    settings.queueing.idle_timeout = 0.2
     settings.watching.server_timeout = 600
     settings.watching.client_timeout = 630
     settings.watching.connect_timeout = 10

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric, Sample
 from prometheus_client.registry import Collector
 from restorer.watch.families import Family, without_created
 from restorer.watch.figures import OUTCOMES
@@ -29,7 +29,6 @@ from .families import (
     FALLBACK_RECORDS,
     INFO,
     LOADED,
-    OF_RESTORES,
     OLDEST,
     OPERATOR,
     PHASE,
@@ -125,51 +124,80 @@ class Restores(Collector):
     def __len__(self) -> int:
         return len(self._seen)
 
-    def collect(self) -> Iterable[Metric]:
-        made = {family: family.gauge() for family in OF_RESTORES}
+    def collect(self) -> Iterator[Metric]:
+        """Each series is made when it is written: of a thousand restores all of them at once are tens of MiB."""
         now = self._clock()
+        for family in _TOLD:
+            made = family.gauge()
+            made.samples = _Lines(family, self._seen, now)  # type: ignore[assignment]
+            yield made
+
+
+class _Lines:
+    """The samples of one family, anew for whoever asks."""
+
+    def __init__(self, family: Family, seen: dict[Key, _Seen], now: float) -> None:
+        self._family, self._seen, self._now = family, seen, now
+
+    def __iter__(self) -> Iterator[Sample]:
+        name, labels, told = self._family.name, self._family.labels, _TOLD[self._family]
         for key, seen in self._seen.items():
-            made[INFO].add_metric([*key, seen.run, seen.mode, seen.snapshot], 1)
-            for each in PHASES:
-                made[PHASE].add_metric([*key, each], float(seen.phase == each))
-            for kind, status in seen.conditions:
-                for truth in TRUTHS:
-                    made[CONDITION].add_metric([*key, kind, truth], float(status == truth))
-            if seen.reason:
-                made[REASON].add_metric([*key, seen.reason], 1)
-            _add_progress(made, key, seen.progress or ProgressStatus())
-            _add_fallback(made, key, seen.fallback)
-            eta = seen.progress.eta_seconds if seen.progress and seen.phase == "Running" else None
-            for family, value in (
-                (REJECTS_USED, seen.rejects_used),
-                (ETA, eta),
-                (DURATION, None if seen.started is None else max((seen.completed or now) - seen.started, 0.0)),
-                (QUEUED, None if seen.queued is None else max(now - seen.queued, 0.0)),
-                (DEADLINE, seen.deadline),
-                (COMPLETION, seen.completed),
-            ):
-                if value is not None:
-                    made[family].add_metric(key, value)
-        return made.values()
+            for values, number in told(seen, self._now):
+                yield Sample(name, dict(zip(labels, (*key, *values), strict=True)), number)
 
 
-def _add_progress(made: dict[Family, GaugeMetricFamily], key: Key, progress: ProgressStatus) -> None:
-    for outcome in OUTCOMES:
-        made[RECORDS].add_metric([*key, outcome], getattr(progress, f"records_{outcome}"))
-    if not progress.tables_total:  # nothing is known yet
-        return
+Series = Iterable[tuple[tuple[str, ...], float]]  # values of the labels beyond namespace and restore, value
+
+
+def _one(value: Callable[[_Seen, float], float | None]) -> Callable[[_Seen, float], Series]:
+    """A family without labels of its own; None: there is nothing to tell."""
+
+    def told(seen: _Seen, now: float) -> Series:
+        found = value(seen, now)
+        return () if found is None else (((), found),)
+
+    return told
+
+
+def _of_progress(value: Callable[[ProgressStatus], float]) -> Callable[[_Seen, float], Series]:
+    """A figure that is there once something is known of the backup."""
+    return _one(lambda seen, _: value(seen.progress) if seen.progress and seen.progress.tables_total else None)
+
+
+def _ratio(progress: ProgressStatus) -> float:
     whole = progress.bytes_total
-    made[RATIO].add_metric(key, min(progress.bytes_done / whole, 1.0) if whole else progress.percent / 100)
-    made[SIZE].add_metric(key, whole)
-    made[LOADED].add_metric(key, progress.bytes_done)
-    made[TABLES].add_metric(key, progress.tables_total)
-    made[TABLES_DONE].add_metric(key, progress.tables_done)
+    return min(progress.bytes_done / whole, 1.0) if whole else progress.percent / 100
 
 
-def _add_fallback(made: dict[Family, GaugeMetricFamily], key: Key, fallback: tuple[FallbackStatus, ...]) -> None:
-    for rung in fallback:
-        made[FALLBACK_BATCHES].add_metric([*key, rung.level], rung.batches)
-        made[FALLBACK_RECORDS].add_metric([*key, rung.level], rung.records)
+def _records(seen: _Seen) -> Series:
+    progress = seen.progress or ProgressStatus()
+    return (((outcome,), getattr(progress, f"records_{outcome}")) for outcome in OUTCOMES)
+
+
+_TOLD: dict[Family, Callable[[_Seen, float], Series]] = {
+    INFO: lambda seen, _: (((seen.run, seen.mode, seen.snapshot), 1),),
+    PHASE: lambda seen, _: (((each,), float(seen.phase == each)) for each in PHASES),
+    CONDITION: lambda seen, _: (
+        ((kind, truth), float(status == truth)) for kind, status in seen.conditions for truth in TRUTHS
+    ),
+    REASON: lambda seen, _: (((seen.reason,), 1),) if seen.reason else (),
+    RATIO: _of_progress(_ratio),
+    RECORDS: lambda seen, _: _records(seen),
+    SIZE: _of_progress(lambda progress: progress.bytes_total),
+    LOADED: _of_progress(lambda progress: progress.bytes_done),
+    TABLES: _of_progress(lambda progress: progress.tables_total),
+    TABLES_DONE: _of_progress(lambda progress: progress.tables_done),
+    FALLBACK_BATCHES: lambda seen, _: (((rung.level,), rung.batches) for rung in seen.fallback),
+    FALLBACK_RECORDS: lambda seen, _: (((rung.level,), rung.records) for rung in seen.fallback),
+    REJECTS_USED: _one(lambda seen, _: seen.rejects_used),
+    ETA: _one(lambda seen, _: seen.progress.eta_seconds if seen.progress and seen.phase == "Running" else None),
+    DURATION: _one(
+        lambda seen, now: None if seen.started is None else max((seen.completed or now) - seen.started, 0.0)
+    ),
+    QUEUED: _one(lambda seen, now: None if seen.queued is None else max(now - seen.queued, 0.0)),
+    DEADLINE: _one(lambda seen, _: seen.deadline),
+    COMPLETION: _one(lambda seen, _: seen.completed),
+}
 
 
 def _rejects_used(restore: DatabaseRestore, progress: ProgressStatus | None) -> float | None:
@@ -209,8 +237,23 @@ class Metrics(Collector):
         yield from without_created(self.reconciles)
         yield from without_created(self.duration)
 
+    def parts(self) -> Iterator[bytes]:
+        """The text, a family at a time."""
+        for metric in self.registry.collect():
+            yield generate_latest(_Family(metric))
+
     def text(self) -> bytes:
-        return generate_latest(self.registry)
+        return b"".join(self.parts())
+
+
+class _Family:
+    """One metric as what generate_latest takes: of a whole registry it would hold every line, as text and as bytes."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._metric
 
 
 class _QueueFigures(Collector):
@@ -256,8 +299,13 @@ class Port:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _serve(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
+        await answer.prepare(request)
+        for part in self._metrics.parts():
+            await answer.write(part)
+        await answer.write_eof()
+        return answer
 
     async def _health(self, _: web.Request) -> web.Response:
         if self._queue.oldest > STUCK:

@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Hashable
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -63,9 +64,11 @@ class Queue(Generic[K]):
             entry.dirty_since = time.monotonic()
         if not entry.looking and not self._closed:
             entry.looking = True
-            task = asyncio.get_running_loop().create_task(self._work(key, entry))
+            # A context of its own: the marker's, kopf's, holds the object of its event, and would live as long as the task.
+            own = Context()
+            task = asyncio.get_running_loop().create_task(self._work(key, entry), context=own)
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._tasks.discard, context=own)
 
     async def _work(self, key: K, entry: _Entry) -> None:
         again: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,21 @@ def test_nothing_is_left_of_a_restore_that_is_gone(port: Port) -> None:
     port.see(running())
     port.metrics.restores.forget(("lms", "reset"))
     assert 'restore="reset"' not in port.metrics.text().decode()
+
+
+def test_a_scrape_of_a_thousand_restores_takes_little_memory(port: Port) -> None:
+    """All their series at once would be tens of MiB."""
+    status_of_all = status.as_json(ended())
+    for n in range(1000):
+        body = restore(f"r{n}") | {"status": status_of_all}
+        port.metrics.restores.see(DatabaseRestore.model_validate(body))
+    tracemalloc.start()
+    try:
+        size = sum(len(part) for part in port.metrics.parts())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size > 3_000_000 and peak < 10 << 20
 
 
 def test_looks_are_counted_from_zero_on(port: Port) -> None:
