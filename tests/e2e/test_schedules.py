@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -136,11 +137,14 @@ def test_forbid_waits_for_the_restore_that_runs(every_minute: dict[str, Schedule
 
 
 def test_only_the_last_of_the_restores_that_ended_stay(every_minute: dict[str, Schedule]) -> None:
+    def one_is_left(schedule: Schedule) -> bool:
+        return len(schedule.over()) == 1 == len(schedule.children())
+
     for name, phase in (("drill", "Succeeded"), ("fails", "Failed")):
         schedule = every_minute[name]
-        pruned = until(f"a restore of {name} is pruned", lambda: schedule.told("RestorePruned"), 30)  # noqa: B023
+        pruned = until(f"a restore of {name} is pruned", partial(schedule.told, "RestorePruned"), 30)
         schedule.change(suspend=True)
-        until(f"one of {name} is left", lambda: len(schedule.over()) == 1 == len(schedule.children()), 30)  # noqa: B023
+        until(f"one of {name} is left", partial(one_is_left, schedule), 30)
         (left,) = schedule.children()
         assert left["status"]["phase"] == phase
         assert not any(left["metadata"]["name"] in message for message in pruned)

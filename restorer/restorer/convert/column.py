@@ -6,15 +6,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import msgspec
-
 from restorer.convert.exact import Rule, rule
-from restorer.convert.field import MISSING, NULL, Unfit, quoted
+from restorer.convert.field import MISSING, NULL, RAW_NULL, Unfit, quoted
 from restorer.model import ColumnPlan
 from restorer.source.scanner import always
 
 _SPACES = bytes.maketrans(b"\r\n", b"  ")
-_RAW_NULL = msgspec.Raw(NULL)
 _BETWEEN = b"\x01"  # cannot stand in JSON, not even in a string; where it does all the same, the values do not add up
 _SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
@@ -45,7 +42,7 @@ class ColumnWriter:
     def doubtful(self, values: Sequence[Any], strict: bool) -> Iterable[int]:
         """The indices of the values that may not go as they stand, in order; `strict`: that are not surely of the type."""
         joined = b"\n".join(values) + b"\n"
-        if strict and self.rule.free and not self._doubted(joined) and not (self.not_null and _RAW_NULL in values):
+        if strict and self.rule.free and not self._doubted(joined) and not (self.not_null and RAW_NULL in values):
             return () if is_utf8(joined) else range(len(values))
         run = self._sure if strict else self._loose
         if run is self._alike:

@@ -21,14 +21,12 @@ import msgspec
 from msgspec.structs import astuple
 
 from restorer.convert.column import JSON_NULL, ColumnWriter, is_utf8
-from restorer.convert.field import MISSING, NULL, Unfit, well_formed
+from restorer.convert.field import MISSING, NULL, RAW_NULL, Unfit, well_formed
 from restorer.model import Problem, TablePlan
 from restorer.source.piece import Piece
 from restorer.source.scanner import ScanError, pairs
 
 _NO_STRUCT_KEY = re.compile(r'["\\\x00-\x1f]')  # msgspec has no structs with such keys
-
-_RAW_NULL = msgspec.Raw(NULL)
 
 Record = Sequence[msgspec.Raw]  # the values per column in COPY order, ignored keys behind them
 
@@ -65,7 +63,7 @@ class Converter:
         self._required = [i for i, writer in enumerate(self._writers[: self._plain]) if writer.not_null]
         self._table = plan.table.name
         self._blank = {writer.key: msgspec.Raw(writer.blank) for writer in self._writers}
-        self._blank |= dict.fromkeys(plan.ignored, _RAW_NULL)
+        self._blank |= dict.fromkeys(plan.ignored, RAW_NULL)
         self._structs = not any(map(_NO_STRUCT_KEY.search, self._blank))
         record: Any = self._struct() if self._structs else dict[str, msgspec.Raw]
         self.decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[record])
@@ -213,8 +211,8 @@ class Converter:
         if self._required and NULL in joined:
             for position in self._required:
                 values = list(map(itemgetter(position), records))
-                if _RAW_NULL in values:
-                    unclean.update(i for i, value in enumerate(values) if value == _RAW_NULL)
+                if RAW_NULL in values:
+                    unclean.update(i for i, value in enumerate(values) if value == RAW_NULL)
         return unclean
 
     def _records(self, piece: Piece, rows: Rows) -> tuple[list[Record], set[int]]:
@@ -250,7 +248,7 @@ class Converter:
         sizes = ((sum(map(len, r)), at) for at, r in enumerate(records) if r is not None)
         size, at = min(sizes, default=(0, -1))
         good = None if at < 0 or size > 2 * len(piece.data) // len(piece) else records[at]
-        return good or (_RAW_NULL,) * len(self._blank)
+        return good or (RAW_NULL,) * len(self._blank)
 
     def _taken(self, record: Any) -> Record:
         return astuple(record) if self._structs else self._members(record)

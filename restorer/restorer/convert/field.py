@@ -29,6 +29,7 @@ import msgspec
 from restorer.model import Problem
 
 NULL = b"null"  # what COPY is told NULL looks like; a string "null" is quoted and therefore stays a string
+RAW_NULL = msgspec.Raw(NULL)
 MISSING = b"\0"  # stands for a key that the record does not have; no JSON value looks like it
 
 #: The text that PostgreSQL's input function gets for a raw JSON value other than null. Raises Unfit.

@@ -136,10 +136,7 @@ def _load(
 ) -> int:
     """One batch of rejects down the ladder. `first`: ids that this retry tries for the first time. -> how many are settled"""
     conn = session.conn
-    pieces = [
-        Piece(r.record.offset, r.record.offset, r.record.ordinal, r.record.raw, spans=[(0, len(r.record.raw))])
-        for r in chunk
-    ]
+    pieces = [Piece.of_one(r.record.ordinal, r.record.offset, r.record.raw) for r in chunk]
     batch = next(iter(Batches(PieceSource(pieces), lambda: len(pieces), 1 << 62)))
     outcome = ladder.load(conn, batch, session.begin, rollback)
     try:

@@ -190,13 +190,7 @@ class Settler:
         for rows in self._tasks.waiting.chunks(conn, plan.name, _CHUNK):
             by_shape: dict[tuple[Shape, Shape], list[Line]] = {}
             for ident, record in rows:
-                piece = Piece(
-                    record.offset,
-                    record.offset + len(record.raw),
-                    record.ordinal,
-                    record.raw,
-                    spans=[(0, len(record.raw))],
-                )
+                piece = Piece.of_one(record.ordinal, record.offset, record.raw)
                 ladder.shaper.line_of(piece, ident, outcome, by_shape)
             for (brings, has), lines in by_shape.items():
                 if brings not in stages:

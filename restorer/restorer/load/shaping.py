@@ -78,8 +78,7 @@ class Shaper:
         """A record with a key that the sample had not: the wide plan, which has every column, may know it."""
         if problem.reason == "UnknownColumn" and self.plan.late:
             self._wide = self._wide or Converter(self.plan.wide)
-            raw, (ordinal, offset) = piece.raw(i), piece.place(i)
-            rows = self._wide.exact(Piece(offset, offset + len(raw), ordinal, raw, spans=[(0, len(raw))]))
+            rows = self._wide.exact(Piece.of_one(*piece.place(i), piece.raw(i)))
             if not rows.problems:
                 names = self._wide.columns
                 others.setdefault((_without(names, rows.defaults.get(0, ())), names), []).append((index, rows.lines[0]))

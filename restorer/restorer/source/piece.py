@@ -33,7 +33,7 @@ class Piece:
     data      the bytes of the records and what separates them
     records   what the given decoder made of each record, or None when it did not take the piece; after `release` made anew
               when asked for
-    mixed     some of `records` are None: they are JSON, but the decoder did not take them
+    mixed     some of `records` may be None: they are JSON, but the decoder did not take them
     spans     (start, stop) of each record in `data`; computed only when asked for
     lines     for NDJSON the line number of each record when blank lines make ordinals uneven, else None
     oversized set for one record that is too long to hold; `data` is then its head, `records` None
@@ -61,6 +61,11 @@ class Piece:
         self.offset, self.end, self.ordinal, self.data = offset, end, ordinal, data
         self._records, self._spans, self.lines, self.oversized = records, spans, lines, oversized
         self._count, self._decode = None if records is None else len(records), decode
+
+    @classmethod
+    def of_one(cls, ordinal: int, offset: int, raw: bytes) -> Piece:
+        """One record, not decoded."""
+        return cls(offset, offset + len(raw), ordinal, raw, spans=[(0, len(raw))])
 
     def __len__(self) -> int:
         return len(self.spans) if self._count is None else self._count
