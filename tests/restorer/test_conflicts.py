@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from fix_restore import Record, Restore
 from restorer.events import BatchLoaded
+from restorer.load.staged import Staged
 
 POLICIES = ("Skip", "Update", "Reject")
 
@@ -32,6 +33,29 @@ def test_same_content_is_a_duplicate_and_other_content_a_conflict(at: Restore, p
     if policy == "Reject":
         assert result.rejects() == [(2, "UniqueViolation", "23505")]
         assert result.whole_rejects()[0]["constraint_name"] == "t_pkey"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("content", ["b", "x"])
+def test_a_row_that_another_worker_commits_meanwhile_is_counted_once(
+    at: Restore, policy: str, content: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The key of a row becomes visible between two statements of a merge (READ COMMITTED): the sums add up all the same."""
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, v text)").file("t", [{"id": 1, "v": "a"}]).ok()
+    count, times = Staged.count, []
+
+    def beside(stage: Staged) -> int:
+        if not times:
+            at.db.execute("INSERT INTO t VALUES (2, %s)", (content,))
+        times.append(1)
+        return count(stage)
+
+    monkeypatch.setattr(Staged, "count", beside)
+    result = at.file("t", [{"id": 1, "v": "a"}, {"id": 2, "v": "b"}, {"id": 3, "v": "c"}]).ok(on_conflict=policy)
+    other = {"Skip": "conflict", "Update": "updated", "Reject": "rejected"}[policy]
+    expected = {"inserted": 1, "duplicate": 2} if content == "b" else {"inserted": 1, "duplicate": 1, other: 1}
+    assert result.counts() == expected
+    assert times
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -193,22 +193,32 @@ class Keyed(Screened):
         # Summed up by the server: all the rows may be there, and each would cost more here than there. Then they need not be
         # taken out one by one either.
         join, current = equal("t", unique.columns, "s", unique.columns), self._target.current("t")
-        found = self._run(
-            "SELECT count(*), count(*) FILTER (WHERE same), array_agg(o) FILTER (WHERE NOT same) FROM "
-            "(SELECT s.{ord} AS o, {same} AS same FROM {s} AS s, {t} AS t WHERE {join}{only} AND {current}) AS hit",
-            same=same, join=join, only=only, current=current,
-        ).fetchone()  # fmt: skip
-        assert found is not None
-        rows, duplicate, different = found
-        keys.duplicate += duplicate
-        keys.different |= dict.fromkeys(different or (), named("23505", constraint=unique.name))
+        names = {"same": same, "join": join, "only": only, "current": current}
+        hit = "SELECT s.{ord} AS o, {same} AS same FROM {s} AS s, {t} AS t WHERE {join}{only} AND {current}"
+        rows, duplicate, different = self._summed(hit, names)
         if rows and rows == self.count():
             self.emptied = True
             if not lazily:
                 self._run("TRUNCATE {s}")
         elif rows:
-            query = "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} AND {current}"
-            self._run(query, join=join, only=only, current=current)
+            # Counted by the statement that takes them out: another worker may have committed one in the meantime.
+            hit = "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} AND {current} RETURNING s.{ord} AS o, {same} AS same"
+            _, duplicate, different = self._summed(hit, names)
+        keys.duplicate += duplicate
+        keys.different |= dict.fromkeys(different, named("23505", constraint=unique.name))
+
+    def _summed(self, hit: str, names: dict[str, sql.Composable]) -> tuple[int, int, list[int]]:
+        """`hit`: a statement that gives (o, same) for each row. -> (how many, how many the same, o of those that are not)"""
+        found = self._run(
+            "WITH hit AS ("
+            + hit
+            + ") SELECT count(*), count(*) FILTER (WHERE same), array_agg(o) FILTER (WHERE NOT same) "
+            "FROM hit",
+            **names,
+        ).fetchone()
+        assert found is not None
+        rows, duplicate, different = found
+        return rows, duplicate, different or []
 
     def _other_existing(self, unique: Unique, keys: Keys, only: sql.Composable) -> None:
         """Another key than the identity. Under Update the row that is about to be updated may of course have it itself."""
