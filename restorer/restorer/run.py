@@ -28,7 +28,8 @@ from restorer.load import compare
 from restorer.load.dryrun import stand_ins
 from restorer.load.heartbeat import Heartbeat
 from restorer.load.leader import Leader, worth_cutting
-from restorer.load.pool import Pool, Process, dismiss, spawn
+from restorer.load.pool import Pool
+from restorer.load.process import Process
 from restorer.load.task_loader import check_limit
 from restorer.load.worker import IDLE_SECONDS, Workbench, settle_in
 from restorer.model import TablePlan
@@ -51,10 +52,11 @@ class Request(msgspec.Struct, frozen=True):
     wait: float = 0.0
 
 
-def execute(request: Request, emit: Emit) -> tuple[Report, RestoreError | None]:
+def execute(request: Request, emit: Emit, spares: list[Process] | None = None) -> tuple[Report, RestoreError | None]:
     """Runs the request to its end. -> (the report, the error that its outcome stands for or None). Raises nothing that
-    a person should not see: every failure is a RestoreError."""
-    execution = _Execution(request, emit)
+    a person should not see: every failure is a RestoreError. `spares`: worker processes that were started ahead; those that
+    it takes out it ends."""
+    execution = _Execution(request, emit, [] if spares is None else spares)
     failure: RestoreError | None
     try:
         failure = execution.run()
@@ -82,7 +84,7 @@ def execute(request: Request, emit: Emit) -> tuple[Report, RestoreError | None]:
 
 
 class _Execution:
-    def __init__(self, request: Request, emit: Emit) -> None:
+    def __init__(self, request: Request, emit: Emit, spares: list[Process]) -> None:
         self.request, self.spec, self.emit = request, request.spec, emit
         self.scratch = self.spec.mode != "Apply"
         self.ledger = Ledger(SCRATCH if self.scratch else self.spec.ledger.schema_, request.run)
@@ -93,17 +95,13 @@ class _Execution:
         self.report: Report | None = None
         self.started = self.known = False
         self.began = time.time()
-        self.spares: list[Process] = []
+        self.spares = spares
 
     # -- the order of things -------------------------------------------------------------------------------------------
 
     def run(self) -> RestoreError | None:
         self.emit(PhaseChanged("Validating"))
         settle_in()
-        if self.spec.load.workers > 1 and not self.scratch:
-            self.spares += [
-                spawn() for _ in range(self.spec.load.workers)
-            ]  # their start takes as long as the preflight
         conn = first_connection(
             self.request.conninfo, lambda state, wait, n: self.emit(Retried(state, wait, n, "connecting"))
         )
@@ -382,7 +380,6 @@ class _Execution:
 
     def close(self, failure: RestoreError | None) -> Report:
         """The report; a run that is over is closed in the ledger, one that can be resumed lets go of what it holds."""
-        dismiss(self.spares)
         if self.heartbeat is not None:
             self.heartbeat.stop()
         if isinstance(failure, Interrupted) and not self.scratch:

@@ -425,6 +425,9 @@ def test_the_metrics_port_tells_of_a_run_under_way(slow_load: tuple[object, ...]
     try:
         started.until(lambda: count(people) > 0)
         time.sleep(0.3)
+        if sys.platform == "linux":  # forks, made before the server had its thread
+            mine = psutil.Process(started.pid).cmdline()
+            assert [worker.cmdline() for worker in started.workers()] == [mine] * (workers if workers > 1 else 0)
         assert fetch(port, "/healthz")[0] == 200
         shown = json.loads(fetch(port, "/progress")[1])
         assert shown["run"] == "watched/1"

@@ -12,7 +12,8 @@ from functools import partial
 from restorer.database import account
 from restorer.database.ledger import LEASE_SECONDS
 from restorer.errors import LoadFailed, Unavailable
-from restorer.load.pool import Pool, Process
+from restorer.load.pool import Pool
+from restorer.load.process import Process
 from restorer.load.settle import Settler
 from restorer.load.worker import IDLE_SECONDS, Context, Workbench
 from restorer.model import TablePlan

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
-import sys
 import threading
 import time
 
@@ -12,6 +12,7 @@ import msgspec
 
 from restorer.errors import LoadFailed, RestoreError, Unavailable
 from restorer.events import AnyEvent, Emit, Failed, Warned
+from restorer.load.process import Process, start
 from restorer.load.worker import Context
 
 RESTARTS = 3  # of workers that died without a word (out of memory, kill -9), over the whole run
@@ -19,31 +20,8 @@ STOP_SECONDS = 2.5  # for all of them; then they are killed, and the server roll
 _BY_CODE: dict[int, type[RestoreError]] = {1: Unavailable, 2: LoadFailed}
 
 
-Process = subprocess.Popen[bytes]
-
-
-def spawn() -> Process:
-    """A worker process that waits for its context on standard input."""
-    # A worker is born deaf to ctrl-C, which a terminal sends to all of them: the parent decides. -P: no module is
-    # taken from the folder that the command is started in.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "restorer.load.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def dismiss(spares: list[Process]) -> None:
-    """Ends processes that no pool took."""
-    while spares:
-        with spares.pop() as process:
-            process.kill()
-
-
 class Pool:
-    """`workers` processes of `python -m restorer.load.worker`. Their events are handed on from a thread each. `spares`:
+    """`workers` processes. Their events are handed on from a thread each. `spares`:
     processes that were started ahead, while the parent had other things to do; the pool takes them out."""
 
     def __init__(self, context: Context, workers: int, emit: Emit, spares: list[Process] | None = None) -> None:
@@ -58,10 +36,11 @@ class Pool:
             self._start()
 
     def _start(self) -> None:
-        process = self._spares.pop() if self._spares else spawn()
+        process = self._spares.pop() if self._spares else start()
         assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(self._context) + b"\n")  # not in argv: it holds the password
-        process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # dead already: `check` will find it
+            process.stdin.write(msgspec.json.encode(self._context) + b"\n")  # not in argv: it holds the password
+            process.stdin.flush()
         reader = threading.Thread(target=self._hear, args=(process,), name=f"worker-{process.pid}", daemon=True)
         reader.start()
         self._processes.append(process)

@@ -1,4 +1,4 @@
-"""Loading tasks until there are none: in this process, or as a process of its own (`python -m restorer.load.worker`).
+"""Loading tasks until there are none: in this process, or in one of its own (process.py; `python -m restorer.load.worker`).
 
 A worker process gets its context as one line of JSON on standard input, sends its events as lines of JSON on standard
 output, and ends at once when its parent is gone (standard input closes). It never decides anything about the run.
@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import psycopg
@@ -150,10 +150,10 @@ def over(conn: Connection, bench: Workbench) -> bool:
     return run is None or run.finished or not bench.tasks.unsettled(conn) or bench.tasks.failed(conn)
 
 
-def main() -> int:
-    """The worker process. Exit codes as the command's own; its error is its last event."""
+def main(source: IO[bytes], out: IO[bytes]) -> int:
+    """The worker process: the context comes from `source`, events go to `out`. Exit codes as the command's own; its error is
+    its last event."""
     lock = threading.Lock()
-    out = sys.stdout.buffer
 
     def emit(event: AnyEvent) -> None:
         with lock:
@@ -172,10 +172,11 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C goes to the whole group; the parent decides
     try:
         signal.signal(signal.SIGTERM, stop)
-        if not (line := sys.stdin.buffer.readline()):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # a fork is born deaf to it
+        if not (line := source.readline()):
             return 0  # the run ended before there was work
         context = msgspec.json.decode(line, type=Context)
-        threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(source.fileno(),), name="parent", daemon=True).start()
         serve(context, emit)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return 0
@@ -200,11 +201,11 @@ def _failure(error: BaseException) -> RestoreError:
     return Unavailable(f"a bug in a worker, {type(error).__name__}", "start the same command again, and report it")
 
 
-def _end_with_parent() -> None:
-    while os.read(0, 4096):  # the bare descriptor: a thread in a buffered read would hold its lock at shutdown
+def _end_with_parent(source: int) -> None:
+    while os.read(source, 4096):  # the bare descriptor: a thread in a buffered read would hold its lock at shutdown
         pass
     os._exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.stdin.buffer, sys.stdout.buffer))
