@@ -175,6 +175,8 @@ def agenda(schedule: DatabaseRestoreSchedule, children: Iterable[Child], now: da
         where = "spec.schedule" if isinstance(error, BadSchedule) else "spec.timeZone"
         said = said_of(status, schedule, now, family, broken=(reason, f"{where}: {error}"))
         return Agenda((*prune, Say("Warning", reason, f"{where}: {error}")), said, None)
+    if (lost := _missed_before(schedule, family, cron)) is not None:
+        status = status.model_copy(update={"last_missed_time": stamp(lost)})
     if schedule.spec.suspend:
         return Agenda(tuple(prune), said_of(status, schedule, now, family), None)
     accounts = _account(schedule, status, family, cron, now)
@@ -206,6 +208,19 @@ def _accounted(schedule: DatabaseRestoreSchedule, status: ScheduleStatus) -> dat
     """Until when every scheduled time is run or told as missed. Before a schedule was made nothing is due."""
     told = max(filter(None, (status.last_schedule_time, status.last_missed_time)), default=None)
     return time_of(told or schedule.metadata.creation_timestamp)
+
+
+def _missed_before(schedule: DatabaseRestoreSchedule, family: list[Child], cron: Cron) -> datetime | None:
+    """The last time that a look told as missed when it made a restore, if its status was lost: the restore is a witness of its
+    own time alone."""
+    stored = _accounted(schedule, schedule.status)
+    if stored is None or not family or (latest := family[-1].scheduled) <= stored:
+        return None
+    times = cron.between(stored, latest, MOST_MISSED)
+    if len(times) > MOST_MISSED:
+        return latest - timedelta(minutes=1)
+    made = {child.scheduled for child in family}
+    return max((time for time in times if time < latest and time not in made), default=None)
 
 
 def _account(

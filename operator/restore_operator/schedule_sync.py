@@ -23,6 +23,7 @@ from .schedule_api import KIND, DatabaseRestoreSchedule, ScheduleStatus
 
 log = structlog.get_logger()
 
+TRIES = 2  # to make a restore whose name is taken by one that is gone a moment later
 RETRY_REFUSED = 20.0  # seconds until a restore that was not admitted is tried again
 
 
@@ -81,12 +82,17 @@ class ScheduleSyncer:
         """Raises Refused when the API server does not take it, Foreign when its name is taken."""
         manifest = schedule.make_restore(found, scheduled)
         name, space = manifest["metadata"]["name"], found.metadata.namespace
-        try:
-            await self._kube.create(RESTORES, space, manifest)
-        except Conflict:
-            there = await self._kube.get(RESTORES, space, name)
-            if there is not None and not observed.owned_by([there], found.metadata.uid):
-                raise Foreign(409, f"a restore {name} is there that is not this schedule's: delete it") from None
+        for _ in range(TRIES):
+            try:
+                await self._kube.create(RESTORES, space, manifest)
+                return
+            except Conflict:
+                there = await self._kube.get(RESTORES, space, name)
+            if there is not None and observed.owned_by([there], found.metadata.uid):
+                return  # by a look whose status was lost
+            if there is not None:
+                break
+        raise Foreign(409, f"a restore {name} is there that is not this schedule's: delete it")
 
     async def _not_created(self, found: DatabaseRestoreSchedule, made: Agenda, error: KubeError) -> Agenda:
         """The due time stays due: it is tried again until it succeeds, the next one comes, or its deadline passes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,8 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from manifests import schedule
 from restore_operator.api import ClusterSpec
+from restore_operator.kube import RESTORES, SCHEDULES, Conflict, FakeKube, Json, Kind
+from restore_operator.queue import ScheduleKey
 from restore_operator.schedule import Agenda, Child, Delete, Say, Start, agenda, child_name, make_restore
 from restore_operator.schedule_api import DatabaseRestoreSchedule, ScheduleStatus
+from restore_operator.schedule_sync import ScheduleSyncer
 
 MADE = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -90,6 +94,51 @@ def test_at_its_time_it_starts_once() -> None:
 def test_a_lost_status_does_not_start_it_twice() -> None:
     made = agenda(given_schedule(), [child(NIGHT)], NIGHT + MINUTE)
     assert made.actions == () and made.status.last_schedule_time == "2026-01-02T02:30:00Z"
+
+
+def test_a_lost_status_does_not_lose_what_was_missed() -> None:
+    """Of three nights the last one has its restore, made by a look that told the others as missed and then died."""
+    third = NIGHT + timedelta(days=2)
+    for suspended in (False, True):
+        made = agenda(given_schedule(suspend=suspended), [child(third)], third + MINUTE)
+        assert made.actions == ()
+        assert made.status.last_schedule_time == "2026-01-04T02:30:00Z"
+        assert made.status.last_missed_time == "2026-01-03T02:30:00Z"
+    made = agenda(given_schedule(), [over(NIGHT), over(NIGHT + timedelta(days=1)), child(third)], third + MINUTE)
+    assert made.status.last_missed_time is None
+    now = MADE + timedelta(days=1)
+    made = agenda(given_schedule(schedule="* * * * *"), [child(now)], now)
+    assert made.status.last_missed_time == "2026-01-02T11:59:00Z"
+
+
+class Fleeting(FakeKube):
+    """A restore of the name that ours must have is there when ours is made, and gone before it can be looked at."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    async def create(self, kind: Kind, namespace: str, body: Json) -> Json:
+        if kind is RESTORES and self.times:
+            self.times -= 1
+            raise Conflict(409, "already there")
+        return await super().create(kind, namespace, body)
+
+
+@pytest.mark.parametrize(("times", "restores"), [(1, 1), (2, 0)])
+def test_a_time_is_accounted_for_only_when_its_restore_is_there(times: int, restores: int) -> None:
+    async def look() -> None:
+        kube = Fleeting(times)
+        made = await kube.create(SCHEDULES, "lms", schedule(namespace="lms"))
+        now = datetime.fromisoformat(made["metadata"]["creationTimestamp"]) + timedelta(days=1, minutes=1)
+        again = await ScheduleSyncer(kube, clock=lambda: now).look(ScheduleKey("lms", made["metadata"]["name"]))
+        there = await kube.list(RESTORES, "lms")
+        told = (await kube.get(SCHEDULES, "lms", made["metadata"]["name"]) or {})["status"]
+        assert len(there) == restores
+        assert ("lastScheduleTime" in told) == bool(restores)
+        assert again is not None and (restores or again <= 20)
+
+    asyncio.run(look())
 
 
 def test_of_several_missed_only_the_last_is_started_and_the_others_are_told() -> None:
@@ -206,9 +255,10 @@ def test_a_look_that_finds_nothing_new_says_the_same() -> None:
 def _made() -> dict[str, Any]:
     body = yaml.safe_load((DATA / "input.yaml").read_text(encoding="utf-8"))
     read = DatabaseRestoreSchedule.model_validate(body)
+    night = NIGHT - timedelta(hours=1)  # in Berlin
     return {
-        "restore.yaml": make_restore(read, NIGHT),
-        "status.yaml": agenda(read, [over(NIGHT)], NIGHT + MINUTE).status.as_json(),
+        "restore.yaml": make_restore(read, night),
+        "status.yaml": agenda(read, [over(night)], night + MINUTE).status.as_json(),
     }
 
 
