@@ -28,14 +28,14 @@ import psutil
 from . import machine
 from .figures import table
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "operator"))
+
+import kube_binaries
+from kube_server import OPERATOR_USER, KubeServer
+from operator_process import Operator, grant
+from world import World
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "operator"))
-
-import kube_binaries  # noqa: E402
-from kube_server import OPERATOR_USER, KubeServer  # noqa: E402
-from operator_process import Operator, grant  # noqa: E402
-from world import World  # noqa: E402
-
 SPACE = "bench"
 APPLIERS = 32  # connections that a burst is applied over
 Entry = dict[str, Any]

@@ -94,12 +94,12 @@ def _load(spec: RestoreSpec, backup: Path, dsn: str) -> dict[str, float]:
         finally:
             waited += time.monotonic() - started - (time.thread_time() - cpu)
 
-    psycopg.Connection.wait = timed  # type: ignore[method-assign]
+    psycopg.Connection.wait = timed
     started, cpu = time.monotonic(), time.process_time()
     try:
         report, failure = execute(Request(spec, backup, dsn, "stages/1"), lambda _: None)
     finally:
-        psycopg.Connection.wait = wait  # type: ignore[method-assign]
+        psycopg.Connection.wait = wait
     if failure is not None or report.totals.rejected:
         raise RuntimeError(f"the load went wrong: {failure}")
     return {

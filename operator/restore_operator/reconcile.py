@@ -13,7 +13,9 @@ from datetime import datetime, timedelta
 from restorer.report import Report
 
 from . import reasons, status
+from .actions import Action, CreateJob, DeleteJob, ExpireJob, Plan, SuspendJob, Tell
 from .api import DatabaseRestore, JobRef, LastError, Phase, RestoreStatus
+from .ending import last_words, report_of
 from .job import job_name
 from .observed import Job, Observed, Pod, stamp, time_of
 from .status import Progressing
@@ -24,6 +26,11 @@ CANCEL_PATIENCE = 120  # seconds that a Job has to close a cancelled run in the 
 SOON = 2.0  # seconds between two looks at something that is about to go away
 PENDING, PENDING_LONG = 5.0, 20.0  # seconds between two looks at a pod that does not start: in its first minute, later
 FINAL_CODES = (2, 3)  # of the restorer (restorer.errors): the Job's podFailurePolicy ends it there
+_PHASES: dict[str, Phase] = {
+    "Loading": "Running",
+    "Verifying": "Verifying",
+    "Finished": "Verifying",
+}  # of the engine's own
 QUIET = 15  # seconds that a pod may run before its silence is said
 
 
@@ -33,59 +40,6 @@ class Timing:
 
     progress: float = 5.0
     resync: float = 300.0
-
-
-@dataclass(frozen=True)
-class CreateJob:
-    """`remaining`: seconds until the run's deadline. `cancel`: only close the run in the ledger."""
-
-    attempt: int
-    remaining: int
-    cancel: bool = False
-
-
-@dataclass(frozen=True)
-class DeleteJob:
-    """With its pods, which get SIGTERM first."""
-
-    name: str
-    uid: str
-
-
-@dataclass(frozen=True)
-class SuspendJob:
-    name: str
-    suspend: bool
-
-
-@dataclass(frozen=True)
-class ExpireJob:
-    """The verdict is stored: the Job may be removed after a while."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Tell:
-    """An event about the restore, on a transition."""
-
-    kind: str  # Normal | Warning
-    reason: str
-    message: str
-
-
-Action = CreateJob | DeleteJob | SuspendJob | ExpireJob | Tell
-
-
-@dataclass(frozen=True)
-class Plan:
-    """`requeue_after`: seconds until the next look; None when there is nothing more to see. `holds`: whether this restore has
-    its target, so that others wait."""
-
-    actions: tuple[Action, ...]
-    status: RestoreStatus
-    requeue_after: float | None
-    holds: bool = False
 
 
 def plan(restore: DatabaseRestore, observed: Observed, now: datetime, timing: Timing = Timing()) -> Plan:
@@ -257,7 +211,7 @@ class _Planner:
     def _verdict(self, job: Job) -> Plan:
         """The Job is over: what that means for the run."""
         pods = self.observed.pods_of(job)
-        report = _report_of(pods)
+        report = report_of(pods)
         if job.state == "Complete":
             if report is not None and report.outcome == "Succeeded":
                 return self._end("Succeeded", report.reason or reasons.SUCCEEDED, report.message, report)
@@ -280,7 +234,7 @@ class _Planner:
         if report is not None and report.outcome == "Failed" and report.message:
             reason = report.reason if report.reason in reasons.FAILURES else reasons.LOAD_FAILED
             return self._end("Failed", reason, report.message, report)
-        return self._end("Failed", reasons.LOAD_FAILED, _last_words(pods) or job.message or "the Job failed", report)
+        return self._end("Failed", reasons.LOAD_FAILED, last_words(pods) or job.message or "the Job failed", report)
 
     def _busy(self, job: Job, report: Report) -> Plan:
         """The ledger says that somebody else has the target, perhaps from another cluster: this one waits, it has not failed."""
@@ -374,9 +328,7 @@ class _Planner:
                 self._phase(), _word(self._phase()), self.status.message, again=self.timing.progress, progressing=silent
             )
         self.status = self._throttled(status.loading(self.status, seen))
-        phase: Phase = {"Loading": "Running", "Verifying": "Verifying", "Finished": "Verifying"}.get(
-            seen.phase, "Validating"
-        )  # type: ignore[assignment]
+        phase = _PHASES.get(seen.phase, "Validating")
         if seen.stalled:
             target = f"{self.spec.target.host}/{self.spec.target.database}"
             message = reasons.no_progress(running[0].name, target, self.spec.stall_timeout_seconds)
@@ -404,8 +356,8 @@ class _Planner:
             self.status = status.failing(self.status, LastError(reason=reason, message=message, time=stamp(self.now)))
             return self._active(self._phase(), reason, message, again=again)
         ended = [p for p in pods if p.exit_code not in (None, 0)]
-        if words := _last_words(tuple(ended)):
-            report = _report_of(tuple(ended))
+        if words := last_words(tuple(ended)):
+            report = report_of(tuple(ended))
             word = report.reason if report is not None and report.reason else reasons.LOAD_FAILED
             self.status = status.failing(self.status, LastError(reason=word, message=words, time=stamp(self.now)))
             if any(p.exit_code in FINAL_CODES for p in ended):
@@ -421,32 +373,3 @@ def _is_over(moment: datetime | None, job: Job) -> bool:
 
 def _word(phase: Phase) -> str:
     return {"Running": reasons.LOADING, "Verifying": reasons.VERIFYING}.get(phase, reasons.VALIDATING)
-
-
-def _report_of(pods: tuple[Pod, ...]) -> Report | None:
-    """The report that speaks for the Job: of several pods the one that says how the run ended. A pod that only worked on tasks
-    of others hands back what the leading one stored (AlreadyCompleted)."""
-
-    def rank(pod: Pod) -> tuple[int, int, float]:
-        assert pod.report is not None
-        final = pod.report.outcome in ("Succeeded", "Failed", "Cancelled")
-        own = pod.report.reason not in (reasons.ALREADY_COMPLETED, reasons.TARGET_BUSY)
-        return final, own, pod.finished.timestamp() if pod.finished else 0.0
-
-    told = [pod for pod in pods if pod.report is not None and pod.report.outcome]
-    return max(told, key=rank).report if told else None
-
-
-def _last_words(pods: tuple[Pod, ...]) -> str:
-    """What the pod that ended last said; else how it ended."""
-    ended = sorted(
-        (p for p in pods if p.exit_code is not None), key=lambda p: p.finished.timestamp() if p.finished else 0.0
-    )
-    if not ended:
-        return ""
-    last = ended[-1]
-    if last.exit_reason == "OOMKilled":
-        return "the pod ran out of memory: raise spec.jobTemplate.resources.limits.memory, or lower spec.load"
-    if last.report is not None and last.report.message:
-        return last.report.message
-    return f"pod {last.name} ended with exit code {last.exit_code}"

@@ -218,9 +218,14 @@ def _missed_before(schedule: DatabaseRestoreSchedule, family: list[Child], cron:
         return None
     times = cron.between(stored, latest, MOST_MISSED)
     if len(times) > MOST_MISSED:
-        return latest - timedelta(minutes=1)
+        return _before(latest)
     made = {child.scheduled for child in family}
     return max((time for time in times if time < latest and time not in made), default=None)
+
+
+def _before(moment: datetime) -> datetime:
+    """Past MOST_MISSED nobody has counted: the last one that went by is not known, only that it is before `moment`."""
+    return moment - timedelta(minutes=1)
 
 
 def _account(
@@ -234,9 +239,8 @@ def _account(
     *missed, last = due
     if missed:
         made.missed = missed[-1]
-        # Past MOST_MISSED nobody has counted: the last one that went by is not known, only that it is before `last`.
         if len(missed) == MOST_MISSED:
-            made.missed = last - timedelta(minutes=1)
+            made.missed = _before(last)
             text = (
                 f"more than {MOST_MISSED} scheduled times were missed, from {stamp(missed[0])} to before {stamp(last)}"
             )

@@ -88,11 +88,11 @@ class ScheduleSyncer:
                 return
             except Conflict:
                 there = await self._kube.get(RESTORES, space, name)
-            if there is not None and observed.owned_by([there], found.metadata.uid):
-                return  # by a look whose status was lost
             if there is not None:
-                break
-        raise Foreign(409, f"a restore {name} is there that is not this schedule's: delete it")
+                if observed.owned_by([there], found.metadata.uid):
+                    return  # by a look whose status was lost
+                raise Foreign(409, f"a restore {name} is there that is not this schedule's: delete it")
+        raise Foreign(409, f"a restore {name} that is not this schedule's comes and goes: find out who makes it")
 
     async def _not_created(self, found: DatabaseRestoreSchedule, made: Agenda, error: KubeError) -> Agenda:
         """The due time stays due: it is tried again until it succeeds, the next one comes, or its deadline passes."""

@@ -15,13 +15,14 @@ import structlog
 from restorer.watch.figures import Snapshot
 
 from . import observed, reasons, status
+from .actions import Action, CreateJob, DeleteJob, ExpireJob, Plan, SuspendJob, Tell
 from .api import KIND, ClusterSpec, DatabaseRestore, JobRef, LastError, Metadata, RestoreStatus
 from .events import make_event
 from .job import make_job
 from .kube import EVENTS, JOBS, PODS, RESTORES, Conflict, Json, KubeApi, KubeError, Refused
 from .observed import Observed, Pod
 from .queue import Key
-from .reconcile import Action, CreateJob, DeleteJob, ExpireJob, Plan, SuspendJob, Tell, Timing, plan, with_event
+from .reconcile import Timing, plan, with_event
 from .settings import Settings
 from .targets import Targets
 from .trouble import said as said_of_trouble

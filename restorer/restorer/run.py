@@ -27,7 +27,7 @@ from restorer.events import Emit, PhaseChanged, Retried, RunFinished, RunStarted
 from restorer.load import compare
 from restorer.load.dryrun import stand_ins
 from restorer.load.heartbeat import Heartbeat
-from restorer.load.leader import Leader, worth_cutting
+from restorer.load.leader import Leader, worker_processes, worth_cutting
 from restorer.load.pool import Pool
 from restorer.load.process import Process
 from restorer.load.task_loader import check_limit
@@ -258,7 +258,7 @@ class _Execution:
                 found = self.session.retrying(self.ledger.find, what="ledger")
                 if found is not None and found.finished:
                     return
-                if found is not None and self.spec.load.workers > 1:
+                if found is not None and worker_processes(self.spec):
                     pool = pool or Leader(bench, prepared.plan.tables, self._still_ours, self.spares).pool()
                     pool.check()
                 elif found is not None and bench.load_one():

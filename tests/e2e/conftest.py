@@ -100,7 +100,7 @@ def restore(
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """A failed test says what the operator said."""
     outcome = yield
-    report = outcome.get_result()  # type: ignore[attr-defined]
+    report = outcome.get_result()
     if report.when == "call" and report.failed and items("pods", NAMESPACE):
         try:
             log = kubectl("-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/component=operator", "--tail=25")

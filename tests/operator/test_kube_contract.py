@@ -112,7 +112,7 @@ each = pytest.mark.parametrize("check", CHECKS, ids=[check.__name__.strip("_") f
 
 @each
 def test_the_fake(check: Check) -> None:
-    asyncio.run(check(FakeKube(), "lms"))  # type: ignore[arg-type]
+    asyncio.run(check(FakeKube(), "lms"))
 
 
 @each

@@ -224,7 +224,8 @@ def test_history_limits_take_the_oldest_of_each_kind_and_never_an_active_one() -
     assert conditions(none)["LastRestoreSucceeded"] == ("True", "Succeeded")
     later = agenda(given_schedule(none.status), [children[9]], NIGHT - MINUTE)
     assert conditions(later)["LastRestoreSucceeded"] == ("True", "Succeeded")  # it remembers what is removed
-    assert later.status.last_successful_time == none.status.last_successful_time != None  # noqa: E711
+    assert none.status.last_successful_time is not None
+    assert later.status.last_successful_time == none.status.last_successful_time
 
 
 def test_what_no_status_tells_of_is_not_removed_before_one_does() -> None:

@@ -16,19 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifests import restore
 from restore_operator import status
+from restore_operator.actions import CreateJob, DeleteJob, ExpireJob, Plan, SuspendJob
 from restore_operator.api import DatabaseRestore, RestoreStatus
 from restore_operator.job import job_name
 from restore_operator.observed import Job, Observed, Pod, time_of
-from restore_operator.reconcile import (
-    CANCEL_PATIENCE,
-    TARGET_RETRY,
-    CreateJob,
-    DeleteJob,
-    ExpireJob,
-    Plan,
-    SuspendJob,
-    plan,
-)
+from restore_operator.reconcile import CANCEL_PATIENCE, TARGET_RETRY, plan
 from restorer.report import Report, Totals
 
 START = datetime(2030, 1, 1, tzinfo=UTC)

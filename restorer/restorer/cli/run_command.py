@@ -15,10 +15,10 @@ import typer
 
 from restorer.errors import Interrupted, Refused, RestoreError
 from restorer.events import Emit, fan_out
+from restorer.load.leader import worker_processes
 from restorer.load.process import spares
 from restorer.report import Report
 from restorer.run import Request, execute
-from restorer.spec import RestoreSpec
 from restorer.watch import publish
 from restorer.watch.log import EventLog, scrub
 from restorer.watch.progress import Progress
@@ -162,7 +162,7 @@ class Wiring:
                 choice = choose()
                 progress, report = Progress(stall_timeout=choice.spec.stall_timeout_seconds), Report(choice.run)
                 with contextlib.ExitStack() as stack:
-                    hired = stack.enter_context(spares(_workers(choice.spec)))  # before there are threads
+                    hired = stack.enter_context(spares(worker_processes(choice.spec)))  # before there are threads
                     log, emit = self._listeners(stack, progress, choice)
                     request = Request(choice.spec, choice.root, choice.conninfo, choice.run, restart, wait)
                     report, failure = execute(request, emit, hired)
@@ -286,11 +286,6 @@ class Wiring:
             from restorer.watch.report_view import plain_report
 
             sys.stdout.write(plain_report(report))
-
-
-def _workers(spec: RestoreSpec) -> int:
-    """Worker processes that a run of this spec needs beside this one."""
-    return spec.load.workers if spec.mode == "Apply" and spec.load.workers > 1 else 0
 
 
 def _each(failure: RestoreError | None) -> list[RestoreError]:

@@ -84,12 +84,12 @@ def _start(server: Any) -> None:
     """
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            return server.start()  # type: ignore[no-any-return]
+            server.start()
+            return
         except (subprocess.SubprocessError, AssertionError):
             if attempt == START_ATTEMPTS:
                 raise
             time.sleep(attempt)
-    return None
 
 
 @contextlib.contextmanager

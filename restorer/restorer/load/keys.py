@@ -210,10 +210,8 @@ class Keyed(Screened):
     def _summed(self, hit: str, names: dict[str, sql.Composable]) -> tuple[int, int, list[int]]:
         """`hit`: a statement that gives (o, same) for each row. -> (how many, how many the same, o of those that are not)"""
         found = self._run(
-            "WITH hit AS ("
-            + hit
-            + ") SELECT count(*), count(*) FILTER (WHERE same), array_agg(o) FILTER (WHERE NOT same) "
-            "FROM hit",
+            f"WITH hit AS ({hit}) "
+            "SELECT count(*), count(*) FILTER (WHERE same), array_agg(o) FILTER (WHERE NOT same) FROM hit",
             **names,
         ).fetchone()
         assert found is not None

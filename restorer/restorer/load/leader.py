@@ -34,6 +34,11 @@ def worth_cutting(spec: RestoreSpec, plans: tuple[TablePlan, ...]) -> frozenset[
     return frozenset(p.name for p in plans if not p.file.compression and p.file.size > SEGMENT * 3 // 2)
 
 
+def worker_processes(spec: RestoreSpec) -> int:
+    """How many a process that loads by this spec has beside itself; 0: it loads alone."""
+    return spec.load.workers if spec.mode == "Apply" and spec.load.workers > 1 else 0
+
+
 class Leader:
     """Leads the load of `plans`. `still_ours` raises when another process has taken the target. `spares`: worker processes
     that were started ahead."""
@@ -43,7 +48,7 @@ class Leader:
         bench: Workbench,
         plans: tuple[TablePlan, ...],
         still_ours: Callable[[], None],
-        spares: list[Process] | None = None,
+        spares: list[Process],
     ) -> None:
         self._spares = spares
         self._bench, self._plans, self._still_ours = bench, plans, still_ours
@@ -76,7 +81,7 @@ class Leader:
                 settler.settle(group)
             return bool(ready)
 
-        if self._spec.load.workers > 1 and self._spec.mode == "Apply":
+        if worker_processes(self._spec):
             self._with_workers(settle)
         else:
             self._alone(settle)
@@ -125,7 +130,7 @@ class Leader:
         context = Context(
             self._session.conninfo, self._ledger.run, self._spec.resolved(), self._plans, self._bench.stage_home
         )
-        return Pool(context, self._spec.load.workers, self._emit, self._spares)
+        return Pool(context, worker_processes(self._spec), self._emit, self._spares)
 
     def _segments(self) -> Iterator[str]:
         """Cuts the large files into tasks, a segment at each step, while the workers are at the first ones already."""

@@ -21,12 +21,11 @@ _BY_CODE: dict[int, type[RestoreError]] = {1: Unavailable, 2: LoadFailed}
 
 
 class Pool:
-    """`workers` processes. Their events are handed on from a thread each. `spares`:
-    processes that were started ahead, while the parent had other things to do; the pool takes them out."""
+    """`workers` processes. Their events are handed on from a thread each. `spares`: processes that were started ahead; the
+    pool takes them out."""
 
-    def __init__(self, context: Context, workers: int, emit: Emit, spares: list[Process] | None = None) -> None:
-        self._context, self._emit = context, emit
-        self._spares = [] if spares is None else spares
+    def __init__(self, context: Context, workers: int, emit: Emit, spares: list[Process]) -> None:
+        self._context, self._emit, self._spares = context, emit, spares
         self._lock = threading.Lock()
         self._processes: list[Process] = []
         self._readers: list[threading.Thread] = []

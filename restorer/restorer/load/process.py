@@ -67,9 +67,8 @@ def spares(count: int) -> Iterator[list[Process]]:
         for process in made:
             process.kill()
             process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    stream.close()
+            for stream in _streams(process):
+                stream.close()
 
 
 class Forked:
@@ -84,7 +83,11 @@ class Forked:
             sys.stderr.flush()
             self.pid = os.fork()
             if self.pid == 0:
-                _be_worker(context, events, [stdin, stdout, *_pipes(others)])
+                _be_worker(
+                    context,
+                    events,
+                    [stdin, stdout, *(stream.fileno() for other in others for stream in _streams(other))],
+                )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(context)
@@ -103,10 +106,10 @@ class Forked:
 
     def wait(self, timeout: float | None = None) -> int:
         """Raises subprocess.TimeoutExpired."""
-        until = None if timeout is None else time.monotonic() + timeout
+        began = time.monotonic()
         while (code := self.poll()) is None:
-            if until is not None and time.monotonic() > until:
-                raise subprocess.TimeoutExpired("worker", timeout or 0)
+            if timeout is not None and time.monotonic() > began + timeout:
+                raise subprocess.TimeoutExpired("worker", timeout)
             time.sleep(_LOOK_SECONDS)
         return code
 
@@ -118,11 +121,8 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _pipes(processes: list[Process]) -> Iterator[int]:
-    for process in processes:
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                yield stream.fileno()
+def _streams(process: Process) -> Iterator[IO[bytes]]:
+    yield from filter(None, (process.stdin, process.stdout))
 
 
 def _be_worker(context: int, events: int, foreign: list[int]) -> None:

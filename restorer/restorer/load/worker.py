@@ -1,7 +1,7 @@
 """Loading tasks until there are none: in this process, or in one of its own (process.py; `python -m restorer.load.worker`).
 
-A worker process gets its context as one line of JSON on standard input, sends its events as lines of JSON on standard
-output, and ends at once when its parent is gone (standard input closes). It never decides anything about the run.
+A worker process gets its context as one line of JSON by a pipe, sends its events as lines of JSON by another one, and ends
+at once when its parent is gone (the first pipe closes). It never decides anything about the run.
 """
 
 from __future__ import annotations
