@@ -11,7 +11,12 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from command import COMMAND, restorer
+from fix_restore import Restore
+from restorer.events import AnyEvent, Warned
 from restorer.load.process import Forked, Process, spares, start
+from restorer.run import Request, execute
+from restorer.spec import RestoreSpec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux alone")
 
@@ -61,6 +66,29 @@ def test_spares_that_nobody_took_are_ended() -> None:
     assert [psutil.pid_exists(pid) for pid in pids] == [False, True]
     taken.kill()
     taken.wait()
+
+
+def test_a_spare_that_died_before_it_was_needed_is_replaced(at: Restore) -> None:
+    at.schema("CREATE TABLE t (id int PRIMARY KEY)").file("t", [{"id": n} for n in range(100)])
+    events: list[AnyEvent] = []
+    with spares(2) as made:
+        made[-1].kill()
+        made[-1].wait()
+        request = Request(RestoreSpec.model_validate({"load": {"workers": 2}}), at.root, at.dsn, "dead/1")
+        report, failure = execute(request, events.append, made)
+    assert failure is None
+    assert report.totals.inserted == 100
+    assert sum(isinstance(e, Warned) and "a worker process died" in e.message for e in events) == 1
+
+
+def test_workers_that_the_system_does_not_let_start_are_told_with_the_remedy(at: Restore) -> None:
+    at.schema("CREATE TABLE t (id int PRIMARY KEY)").file("t", [{"id": 1}])
+    few_files = ("sh", "-c", 'ulimit -n 40; exec "$@"', "sh", *COMMAND)
+    end = restorer("run", "--backup", at.root, "--dsn", at.dsn, "--workers", 30, command=few_files)
+    words = "restorer: a worker process cannot be started: Too many open files: use fewer workers, or raise the limits"
+    assert end.code == 1
+    assert end.err.startswith(words) and end.err.count("\n") == 1, end.err
+    assert at.value("SELECT to_regnamespace('dbrestore')") is None
 
 
 def test_no_fork_beside_a_thread() -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import IO, Protocol
 
+from restorer.errors import Unavailable
 from restorer.load import worker
 
 _LOOK_SECONDS = 0.005
@@ -39,8 +40,19 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
+@contextlib.contextmanager
+def _refusal_told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = "use fewer workers, or raise the limits of processes, open files and memory (`ulimit -a`; of a pod: its node's)"
+        raise Unavailable(f"a worker process cannot be started: {error.strerror}", remedy) from None
+
+
+@_refusal_told()
 def start() -> Process:
-    """A worker process of `python -m restorer.load.worker`, that waits for its context."""
+    """A worker process of `python -m restorer.load.worker`, that waits for its context. Raises Unavailable when the system
+    does not let it start."""
     # A worker is born deaf to ctrl-C, which a terminal sends to all of them: the parent decides. -P: no module is
     # taken from the folder that the command is started in.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -54,7 +66,8 @@ def start() -> Process:
 
 @contextlib.contextmanager
 def spares(count: int) -> Iterator[list[Process]]:
-    """`count` worker processes, started ahead. Whoever uses one takes it out; those left over are ended."""
+    """`count` worker processes, started ahead. Whoever uses one takes it out; those left over are ended. Raises Unavailable
+    as `start` does."""
     made: list[Process] = []
     try:
         if sys.platform == "linux" and threading.active_count() == 1:
@@ -75,6 +88,7 @@ class Forked:
     """A worker process that is a fork of this one. `others`: those made before, whose pipes it must not hold open: a worker
     ends when the last one who could write to it is gone."""
 
+    @_refusal_told()
     def __init__(self, others: list[Process]) -> None:
         (context, stdin), (stdout, events) = os.pipe(), os.pipe()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF)
