@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import psycopg
 import pytest
 from fix_restore import Record, Restore
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from restorer.events import BatchLoaded
 from restorer.load.staged import Staged
 
@@ -134,6 +138,31 @@ def test_without_a_primary_key_the_first_key_without_nulls_says_who_is_who(at: R
     result = twice(at, [{"a": 1, "v": "x"}], [{"a": 1, "v": "y"}, {"a": 1, "v": "y"}, {"a": 2, "v": "z"}], "Update")
     assert at.rows() == [(1, "y"), (2, "z")]
     assert result.counts()["inserted"] == 1
+
+
+@given(
+    there=st.lists(st.sampled_from("ab"), max_size=2),
+    records=st.lists(st.tuples(st.integers(0, 1), st.sampled_from("abc")), min_size=1, max_size=7),
+    policy=st.sampled_from(POLICIES),
+)
+@example(there=["a"], records=[(0, "b"), (0, "a")], policy="Update")  # back to what the table has
+@example(there=["a"], records=[(0, "a"), (0, "a"), (0, "b"), (0, "a")], policy="Update")
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_records_count_as_if_they_came_one_after_the_other(
+    at: Restore, there: list[str], records: list[tuple[int, str]], policy: str
+):
+    rows, counts = dict(enumerate(there)), Counter[str]()
+    other = {"Skip": "conflict", "Update": "updated", "Reject": "rejected"}[policy]
+    for key, value in records:
+        counts["inserted" if key not in rows else "duplicate" if rows[key] == value else other] += 1
+        if key not in rows or policy == "Update":
+            rows[key] = value
+    for batch in (1, 2, 5000):
+        at.schema("DROP TABLE IF EXISTS t", "CREATE TABLE t (id int PRIMARY KEY, v text)")
+        for key, value in enumerate(there):
+            at.db.execute("INSERT INTO t VALUES (%s, %s)", (key, value))
+        result = at.file("t", [{"id": key, "v": value} for key, value in records]).ok(batch=batch, on_conflict=policy)
+        assert (at.rows(), result.counts()) == (sorted(rows.items()), counts), batch
 
 
 def test_without_any_key_every_record_is_a_row(at: Restore):

@@ -190,6 +190,8 @@ class Keyed(Screened):
         same = self._same("s", "t")
         if on_conflict == "Update":
             only = sql.SQL("{} AND {}").format(only, same)
+            if changed_back := self._changed_back(unique):
+                only = sql.SQL("{} AND s.{} <> ALL ({})").format(only, self.ord, sql.Literal(changed_back))
         # Summed up by the server: all the rows may be there, and each would cost more here than there. Then they need not be
         # taken out one by one either.
         join, current = equal("t", unique.columns, "s", unique.columns), self._target.current("t")
@@ -206,6 +208,26 @@ class Keyed(Screened):
             _, duplicate, different = self._summed(hit, names)
         keys.duplicate += duplicate
         keys.different |= dict.fromkeys(different, named("23505", constraint=unique.name))
+
+    def _changed_back(self, unique: Unique) -> list[int]:
+        """Under Update rows come one after the other: one with the table's content is no duplicate when one of its key came
+        before it that has other content. -> ordinals of the rows that have one of other content before them"""
+        clusters = self._clusters(unique)
+        if not clusters:
+            return []
+        alike = self._run(
+            "SELECT s.{ord} FROM {s} AS s, {t} AS t WHERE s.{ord} = ANY ({which}) AND {join} AND {same} AND {current}",
+            which=sql.Literal([ordinal for ordinal, _ in clusters]), same=self._same("s", "t"),
+            join=equal("t", unique.columns, "s", unique.columns), current=self._target.current("t"),
+        )  # fmt: skip
+        as_it_is = {row[0] for row in alike}
+        changed, found = set[int](), list[int]()
+        for ordinal, cluster in clusters:
+            if cluster in changed:
+                found.append(ordinal)
+            elif ordinal not in as_it_is:
+                changed.add(cluster)
+        return found
 
     def _summed(self, hit: str, names: dict[str, sql.Composable]) -> tuple[int, int, list[int]]:
         """`hit`: a statement that gives (o, same) for each row. -> (how many, how many the same, o of those that are not)"""
