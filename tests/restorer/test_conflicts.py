@@ -232,6 +232,18 @@ def test_a_row_that_lost_its_key_does_not_take_another_ones(at: Restore):
     assert result.counts() == {"inserted": 3, "conflict": 2}
 
 
+@pytest.mark.parametrize("batch", [1, 2, 5000])
+def test_a_key_that_an_update_lets_go_of_may_be_taken_by_the_next_record(at: Restore, batch: int):
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE)").file("t", [{"id": 2, "slug": "x"}]).ok()
+    at.file("t", [{"id": 2, "slug": "y"}, {"id": 1, "slug": "x"}, {"id": 3, "slug": "x"}])
+    result = at.ok(on_conflict="Update", batch=batch)
+    assert at.rows() == [(1, "x"), (2, "y")]
+    assert result.counts() == {"inserted": 1, "updated": 1, "rejected": 1}
+    result = at.file("t", [{"id": 3, "slug": "x"}, {"id": 1, "slug": "z"}]).ok(on_conflict="Update", batch=batch)
+    assert at.rows() == [(1, "z"), (2, "y")]  # it came too early
+    assert result.counts() == {"updated": 1, "rejected": 1}
+
+
 def test_a_bad_first_record_does_not_cost_the_good_second_one_of_its_key(at: Restore):
     at.schema(
         "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.v = 'bad' THEN RAISE EXCEPTION 'no: %', NEW.v; "

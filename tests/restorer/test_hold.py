@@ -38,6 +38,19 @@ def test_a_waiting_row_keeps_its_primary_key_and_update_takes_the_last(at: Resto
     assert at.rows("SELECT * FROM a") == [(1, "y", None, 2)]
 
 
+@pytest.mark.parametrize("batch", [1, 2, 5000])
+def test_nobody_waits_behind_one_that_comes_later(at: Restore, batch: int):
+    """The second row waits for its parent; the first one, which has its unique key, came before it."""
+    at.schema(*RING)
+    first = {"id": 1, "slug": "y", "b_id": None, "n": 4}
+    at.file("a", [first, {"id": 3, "slug": "y", "b_id": 1, "n": 2}, {"id": 1, "slug": "y", "b_id": 4, "n": 1}])
+    at.file("b", [{"id": 4, "a_id": 3}, {"id": 1, "a_id": 1}])
+    result = at.ok(batch=batch, on_conflict="Update")
+    assert at.rows("SELECT * FROM a") == [(1, "y", None, 4)]
+    assert result.counts("a") == {"inserted": 1, "rejected": 2}
+    assert result.counts("b") == {"inserted": 1, "rejected": 1}
+
+
 @pytest.mark.parametrize("batch", [1, 5000])
 def test_who_waits_behind_one_that_never_gets_in_gets_in(at: Restore, batch: int):
     at.schema(*RING)

@@ -69,7 +69,7 @@ class Keyed(Screened):
             if unique is self._identity:
                 self._existing(unique, keys, on_conflict, only, lazily)
             else:
-                self._other_existing(unique, keys, only)
+                self._other_existing(unique, keys, on_conflict, only)
         return keys
 
     def colliding(self) -> set[int]:
@@ -240,13 +240,18 @@ class Keyed(Screened):
         rows, duplicate, different = found
         return rows, duplicate, different or []
 
-    def _other_existing(self, unique: Unique, keys: Keys, only: sql.Composable) -> None:
-        """Another key than the identity. Under Update the row that is about to be updated may of course have it itself."""
+    def _other_existing(self, unique: Unique, keys: Keys, on_conflict: str, only: sql.Composable) -> None:
+        """Another key than the identity. Under Update the row that is about to be updated may of course have it itself; and
+        one that a row of the stage is about to update may let go of it: what comes of that only the server can tell (not in a
+        dry run, whose stand-in has no such row: there it counts as taken)."""
         own = (
             sql.SQL(" AND NOT ({})").format(equal("t", self._identity.columns, "s", self._identity.columns))
             if self._identity
             else sql.SQL("")
         )
+        if self._identity and on_conflict == "Update" and self._target.real is None:
+            theirs, ours = columns(self._identity.columns, "t"), columns(self._identity.columns, "e")
+            own = sql.SQL("{} AND ({}) NOT IN (SELECT {} FROM {} AS e)").format(own, theirs, ours, self.name)
         found = self._run(
             "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{own}{only} AND {current} RETURNING s.{ord}, {same}",
             current=self._target.current("t"), join=self._joined(unique), own=own, only=only,

@@ -58,12 +58,14 @@ class Merger:
         )
 
     def merge(self, conn: Connection, stage: Stage, outcome: Outcome, *, blind: bool = False) -> None:
+        aside: dict[int, list[int]] = {}
         if not blind:
             outcome.rejects |= stage.screen()
-            self._set_aside(conn, stage, outcome)
+            aside = self._set_aside(conn, stage, outcome, aside)
             self.settle_keys(stage.existing(self.on_conflict, lazily=True), outcome)
         if stage.count():
-            self._write_or_halve(conn, stage, outcome, blind)
+            self._write_or_halve(conn, stage, outcome, blind, aside)
+        self._held |= outcome.held
         self.done_with(stage)
 
     def done_with(self, stage: Stage) -> None:
@@ -71,13 +73,17 @@ class Merger:
         if self._home:
             stage.drop()
 
-    def _write_or_halve(self, conn: Connection, stage: Stage, outcome: Outcome, blind: bool) -> None:
+    def _write_or_halve(
+        self, conn: Connection, stage: Stage, outcome: Outcome, blind: bool, aside: Mapping[int, list[int]]
+    ) -> None:
         try:
             with conn.transaction():
                 done = Outcome(rejects={}, deferred=[])
                 if not blind:
                     self.settle_keys(stage.inside(self.on_conflict), done)
-                    self._set_aside(conn, stage, done)  # a row that went for its key may have been somebody's parent
+                    self._set_aside(
+                        conn, stage, done, aside
+                    )  # a row that went for its key may have been somebody's parent
                 self._write(conn, stage, done)
             outcome.absorb(done)
         except (psycopg.Error, Suppressed) as error:
@@ -95,29 +101,32 @@ class Merger:
         """A plain COPY would not see the keys that waiting rows hold."""
         return bool(self._inner) and self._waiting is not None and self._waiting.any(conn, self.plan.name)
 
-    def _set_aside(self, conn: Connection, stage: Stage, outcome: Outcome) -> None:
+    def _set_aside(
+        self, conn: Connection, stage: Stage, outcome: Outcome, aside: Mapping[int, list[int]]
+    ) -> dict[int, list[int]]:
         """Takes out the rows whose parent is not there yet, and those that wait behind them. What went may have been
-        somebody's parent: so again, until nothing more goes."""
+        somebody's parent: so again, until nothing more goes. `aside`: those of this stage that wait already, with their
+        keys: behind them waits only what comes after them. -> the same, with those that are new"""
         if self._waiting is None or not self._inner:
             outcome.deferred.extend(prune([stage])[0])
-            return
-        if not self._held and not stage.lacking() and not self._waiting.any(conn, self.plan.name):
-            return
-        keys = stage.hashes()
+            return {}
+        if not self._held and not aside and not stage.lacking() and not self._waiting.any(conn, self.plan.name):
+            return {}
+        keys = {**aside, **stage.hashes()}
         held = self._held | self._waiting.held(conn, self.plan.name, {k for mine in keys.values() for k in mine})
-        waits, late = set[int](), [0]
+        waits, late = set(aside), [0]
         while late:
             waits.update(prune([stage])[0])
             late = behind(keys, waits, held)
             stage.remove(late)
             waits.update(late)
-        self._wait(waits, keys, outcome)
+        self._wait(waits - aside.keys(), keys, outcome)
+        return {ordinal: keys[ordinal] for ordinal in waits}
 
     def _wait(self, ordinals: Iterable[int], keys: Mapping[int, list[int]], outcome: Outcome) -> None:
         for ordinal in ordinals:
             outcome.deferred.append(ordinal)
             outcome.held.update(keys[ordinal])
-        self._held |= outcome.held
 
     def _wait_behind(self, ordinal: int, stage: Stage, outcome: Outcome) -> list[int]:
         """`ordinal`, still in the stage, was just found to wait. -> those taken out because they wait behind it"""
