@@ -12,7 +12,7 @@ import pytest
 from fix_restore import Restore
 from restorer.database.ledger import Ledger, ddl
 from restorer.database.tasks import Tasks
-from restorer.events import AnyEvent, BatchLoaded, Retried
+from restorer.events import AnyEvent, BatchLoaded, PhaseChanged, Retried
 
 FORTY = [{"id": i, "v": f"v{i}"} for i in range(40)]
 
@@ -301,6 +301,18 @@ def test_the_sums_of_a_task_are_held_by_the_database_itself(forty: Restore):
     forty.ok()
     with pytest.raises(psycopg.errors.CheckViolation):
         forty.db.execute("UPDATE dbrestore.tasks SET read = read + 1")
+
+
+def test_a_worker_that_was_killed_just_before_the_end_leaves_nothing_in_the_ledger(forty: Restore):
+    def die(event: AnyEvent) -> None:
+        if isinstance(event, PhaseChanged) and event.phase == "Verifying":
+            forty.db.execute(
+                "INSERT INTO dbrestore.owners VALUES ('dead', 'r/1', 'host', -1, 'x', clock_timestamp() + interval '1 hour')"
+            )
+
+    forty.ok(name="r/1", emit=die)
+    assert complete(forty)
+    assert forty.value("SELECT count(*) FROM dbrestore.owners") == 0
 
 
 def test_hooks_run_once_however_often_a_run_goes_on(forty: Restore):

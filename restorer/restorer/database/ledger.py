@@ -312,6 +312,7 @@ class Ledger:
             )
             self.sample(conn)
             self.release_target(conn)
+            self.release_tasks_of_the_dead(conn)  # of workers that were killed just before the end
             self.unregister(conn)
 
     def forget(self, conn: Connection) -> None:
