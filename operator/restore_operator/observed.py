@@ -50,7 +50,7 @@ class Job:
 @dataclass(frozen=True)
 class Pod:
     """One pod. `waiting` and `waiting_message`: why its container does not run; `unscheduled`: why it has no node.
-    `since`: when the container started."""
+    `placed`: it has one. `created`: when it was made; `since`: when the container started."""
 
     name: str
     uid: str
@@ -66,6 +66,8 @@ class Pod:
     waiting: str = ""
     waiting_message: str = ""
     unscheduled: str = ""
+    placed: bool = False
+    created: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,8 @@ def pod(item: Json) -> Pod:
         waiting=waiting.get("reason", ""),
         waiting_message=waiting.get("message", ""),
         unscheduled=unscheduled[0] if unscheduled else "",
+        placed=bool(item.get("spec", {}).get("nodeName")),
+        created=time_of(meta.get("creationTimestamp")),
     )
 
 

@@ -25,6 +25,7 @@ def why_not_started(
 ) -> tuple[str, str] | None:
     """(reason, message) of what keeps the pods from running; None when nothing speaks against it yet. The message names the
     pod or Job, what the cluster said of it, and what helps."""
+    pods = tuple(pods)
     for pod in pods:
         if pod.phase not in ("Pending", "Running") or pod.running:
             continue
@@ -37,14 +38,25 @@ def why_not_started(
         if pod.unscheduled:
             reason = _of_text(pod.unscheduled, reasons.UNSCHEDULABLE)
             return reason, said(restore, reason, f"pod {pod.name}", pod.unscheduled)
-    # An event stays for an hour: only the latest counts.
-    known = [(_of_event(w), w) for w in warnings]
+    # An event stays for an hour: only the latest counts, and only while what it tells of lasts.
+    known = [(_of_event(w), w) for w in warnings if not _is_past(w, pods)]
     latest = max(
         ((reason, w) for reason, w in known if reason),
         key=lambda item: item[1].time.timestamp() if item[1].time else 0,
         default=None,
     )
     return (latest[0], said(restore, latest[0], latest[1].about, latest[1].message)) if latest else None
+
+
+def _is_past(event: Warning, pods: tuple[Pod, ...]) -> bool:
+    """Whether the pods have got beyond it: times of events do not tell, some are of whole seconds and some are not."""
+    match event.reason:
+        case "FailedScheduling":
+            return any(pod.placed for pod in pods if event.about == f"pod {pod.name}")
+        case "FailedCreate":
+            return any(pod.created > event.time for pod in pods if pod.created and event.time)
+        case _:
+            return False
 
 
 def said(restore: DatabaseRestore, reason: str, about: str, what: str) -> str:
@@ -110,7 +122,8 @@ def _of_waiting(pod: Pod) -> str:
 def _of_text(text: str, otherwise: str) -> str:
     low = text.lower()
     if "persistentvolumeclaim" in low and ("not found" in low or "unbound" in low or "is being deleted" in low):
-        return reasons.CLAIM_MISSING if "not found" in low else reasons.VOLUME_UNAVAILABLE
+        # The scheduler says "not found" of unbound claims too, at the end of its sentence: it found no pod to put out for this.
+        return reasons.VOLUME_UNAVAILABLE if "unbound" in low or "not found" not in low else reasons.CLAIM_MISSING
     if "secret" in low and (
         "not found" in low or "couldn't find key" in low or "references non-existent secret key" in low
     ):

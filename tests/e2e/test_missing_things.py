@@ -80,10 +80,13 @@ def test_a_volume_that_cannot_be_mounted(restore: Any) -> None:
     volume, wish = claim(RESTORES, "no-folder")
     volume["spec"]["hostPath"] = {"path": "/nowhere/at/all", "type": "Directory"}
     apply(volume, wish)
+    # Binding may take a while, and the scheduler another one: that is another trouble.
+    kubectl("-n", RESTORES, "wait", "pvc/no-folder", "--for=jsonpath={.status.phase}=Bound", "--timeout=90s")
     made = restore("clean").set(source__persistentVolumeClaim={"claimName": "no-folder"}).apply()
     try:
-        made.wait_reason("VolumeUnavailable")
+        made.wait_reason("hostPath type check failed")
         described = kubectl("-n", RESTORES, "describe", "dbr", made.name)
+        assert "VolumeUnavailable" in described and "ClaimMissing" not in described
         assert "claim no-folder (spec.source.persistentVolumeClaim) cannot be mounted" in described
     finally:
         made.delete()

@@ -88,7 +88,7 @@ def test_a_missing_claim_is_said_from_the_pods_condition_and_heals(world: World)
         ("FailedScheduling", "0/3 nodes are available: 3 Insufficient cpu.", "Unschedulable", ["spec.jobTemplate"]),
         (
             "FailedScheduling",
-            "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+            "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found",
             "VolumeUnavailable",
             ["claim backups", "PersistentVolume, or a StorageClass"],
         ),
@@ -109,6 +109,33 @@ def test_what_stands_only_in_events_is_said(
     world.event(pod, reason, message)
     world.wait(lambda: world.condition("Succeeded").get("reason") == said, 30, say=world.status)
     _is_said(world, said, [f"pod {pod['metadata']['name']}: {message.rstrip('.')}: ", *words])
+
+
+MOUNT = 'MountVolume.SetUp failed for volume "pv-1" : hostPath type check failed: /nowhere is not a directory'
+
+
+def test_what_kept_a_pod_from_a_node_is_no_longer_said_once_it_has_one(world: World) -> None:
+    """Its event stays for an hour, and may bear a later time than what is true now: the scheduler's times have fractions."""
+    world.apply()
+    job = world.wait_job()
+    starting = container({"waiting": {"reason": "ContainerCreating"}}) | {"phase": "Pending"}
+    pod = world.pod(job, starting, node="node-1")
+    world.event(pod, "FailedMount", MOUNT)
+    time.sleep(1.1)
+    world.event(pod, "FailedScheduling", UNBOUND)
+    world.wait(lambda: world.condition("Succeeded").get("reason") == "VolumeUnavailable", 30, say=world.status)
+    _is_said(world, "VolumeUnavailable", [MOUNT, "cannot be mounted on the pod's node"])
+    assert world.events("ClaimMissing") == []
+
+
+def test_what_kept_a_pod_from_being_made_is_no_longer_said_once_it_is_made(world: World) -> None:
+    world.apply()
+    job = world.wait_job()
+    world.event(job, "FailedCreate", 'Error creating: pods "x" is forbidden: exceeded quota: none')
+    world.wait(lambda: world.condition("Succeeded").get("reason") == "QuotaExceeded", 30, say=world.status)
+    world.pod(job, container({"waiting": {"reason": "ContainerCreating"}}) | {"phase": "Pending"}, node="node-1")
+    world.wait(lambda: world.condition("Succeeded").get("reason") == "Validating", 30, say=world.status)
+    assert world.condition("Reconciling")["message"].endswith("its pod is being started")
 
 
 def _is_said(world: World, reason: str, words: list[str]) -> None:
