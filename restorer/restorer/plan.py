@@ -182,7 +182,8 @@ def _surroundings(plans: Mapping[str, TablePlan], tables: Mapping[str, Table]) -
 
 
 def _ordered(plans: dict[str, TablePlan]) -> tuple[TablePlan, ...]:
-    """Groups (strongly connected components) in topological order; within what may start together, the larger file first."""
+    """Groups (strongly connected components) in topological order: first what most bytes wait for, itself and the longest
+    chain of tables behind it (so that nobody is idle while a cycle is settled); within a group the larger file first."""
     edges = {name: {f.to_table for f in plan.table.foreign_keys if _inside(f, plans)} for name, plan in plans.items()}
     groups = components(edges)
     number = {name: i for i, group in enumerate(groups) for name in group}
@@ -192,10 +193,12 @@ def _ordered(plans: dict[str, TablePlan]) -> tuple[TablePlan, ...]:
         after = sorted({number[to] for name in group for to in edges[name]} - {i})
         for name in sorted(group, key=lambda n: (-plans[n].file.size, n)):
             ordered.append(msgspec.structs.replace(plans[name], group=i, cyclic=cyclic, after=tuple(after)))
-    depth: dict[int, int] = {}
-    for plan in ordered:
-        depth[plan.group] = 1 + max((depth[g] for g in plan.after), default=-1)
-    return tuple(sorted(ordered, key=lambda p: (depth[p.group], -p.file.size, p.name)))
+    size = [sum(plans[name].file.size for name in group) for group in groups]
+    weight = size.copy()
+    for plan in reversed(ordered):  # the last first: what is behind a group is weighed before it
+        for before in plan.after:
+            weight[before] = max(weight[before], size[before] + weight[plan.group])
+    return tuple(sorted(ordered, key=lambda p: (-weight[p.group], p.group, -p.file.size, p.name)))
 
 
 def _inside(fk: ForeignKey, plans: Mapping[str, TablePlan]) -> bool:

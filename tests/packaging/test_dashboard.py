@@ -45,7 +45,7 @@ FILE = CHART / "files" / "dashboard.json"
 DASHBOARD = json.loads(FILE.read_text(encoding="utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [(panel, target) for panel in PANELS for target in panel["targets"]]
-RECORDS = 60_000
+RECORDS = 80_000
 
 
 class Operator:
@@ -108,7 +108,7 @@ def resource(name: str, dsn: str) -> dict[str, Any]:
         "spec": {
             "source": {"persistentVolumeClaim": {"claimName": "backups"}, "path": "rausachcore"},
             "target": {"host": "pg", "database": parts["dbname"], "credentialsSecretRef": {"name": "pg-app"}},
-            "load": {"workers": 1, "batchRows": 100},  # slow enough to be watched: an ETA needs 3 s of loading
+            "load": {"workers": 1, "batchRows": 50},  # slow enough to be watched: an ETA needs 3 s of loading
             "rejects": {"limitPercent": 5},
             # Prometheus comes by once more before the pod goes
             "hooks": {"postRestore": [{"name": "wait", "sql": "select pg_sleep(2)"}]},

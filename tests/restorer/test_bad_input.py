@@ -509,7 +509,7 @@ def test_a_standby_is_refused(own: OwnServer, good: Path, tmp_path: Path) -> Non
         assert conn.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'dbrestore'").fetchone() == (0,)
 
 
-MANY = 12_000
+MANY = 40_000
 TRANSIENT = """
 apiVersion: dbrestore.io/v1alpha1
 kind: DatabaseRestore

@@ -9,7 +9,9 @@ import pytest
 from fix_restore import Record, Restore
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from restorer.events import BatchLoaded
+from restorer.events import AnyEvent, BatchLoaded
+from restorer.load.keys import Keyed
+from restorer.load.stage import Stage
 from restorer.load.staged import Staged
 
 POLICIES = ("Skip", "Update", "Reject")
@@ -60,6 +62,51 @@ def test_a_row_that_another_worker_commits_meanwhile_is_counted_once(
     expected = {"inserted": 1, "duplicate": 2} if content == "b" else {"inserted": 1, "duplicate": 1, other: 1}
     assert result.counts() == expected
     assert times
+
+
+def levels(seen: list[AnyEvent]) -> dict[str, int]:
+    """Records by the rung that settled them."""
+    return dict(sum((Counter(e.levels) for e in seen if isinstance(e, BatchLoaded)), Counter[str]()))
+
+
+@pytest.mark.parametrize("content", ["b", "x"])
+def test_a_key_that_another_worker_commits_before_a_merge_writes_sends_no_row_to_the_row_rung(
+    at: Restore, content: str, monkeypatch: pytest.MonkeyPatch
+):
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, v text)").file("t", [{"id": 1, "v": "a"}]).ok()
+    insert, times, seen = Stage.insert, [], list[AnyEvent]()
+
+    def beside(stage: Stage, which: list[int] | None = None) -> int:
+        if len(times) < 2:  # a second one is first with another key when it is tried again
+            at.db.execute("INSERT INTO t VALUES (%s, %s)", (2 + len(times), content))
+        times.append(1)
+        return insert(stage, which)
+
+    monkeypatch.setattr(Stage, "insert", beside)
+    result = at.file("t", [{"id": i, "v": "b"} for i in range(1, 6)]).ok(emit=seen.append)
+    others = {"duplicate": 2, "conflict": 1} if content == "b" else {"conflict": 3}
+    assert result.counts() == {"inserted": 2, **others} and len(times) == 3
+    assert levels(seen) == {"Merge": 5}
+
+
+def test_a_key_that_another_worker_commits_after_the_probe_does_not_stage_the_batch(
+    at: Restore, monkeypatch: pytest.MonkeyPatch
+):
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    colliding, times, seen = Keyed.colliding, [], list[AnyEvent]()
+
+    def beside(stage: Keyed) -> set[int]:
+        found = colliding(stage)
+        if not times:
+            at.db.execute("INSERT INTO t VALUES (3, 'other')")
+        times.append(1)
+        return found
+
+    monkeypatch.setattr(Keyed, "colliding", beside)
+    records = [{"id": i, "v": "b"} for i in (1, 2, 3, 4, 1)]
+    result = at.file("t", records).ok(emit=seen.append, verification={"rowCounts": False})
+    assert result.counts() == {"inserted": 3, "duplicate": 1, "conflict": 1}
+    assert levels(seen) == {"Exact": 2, "Merge": 3} and len(times) == 2
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fix_restore import Restore
+from restorer.database import waiting
 
 TREE = "CREATE TABLE t (id int PRIMARY KEY, parent int REFERENCES t {})"
 
@@ -37,6 +40,26 @@ def test_a_chain_in_reverse_order_is_no_square(at: Restore, missing: bool):
     result = at.file("t", records).ok(batch=3000)
     assert result.counts() == ({"rejected": 12_000} if missing else {"inserted": 12_000})
     assert result.report.seconds <= 15
+
+
+def test_rows_that_wait_are_settled_a_few_megabytes_at_a_time(at: Restore, monkeypatch: pytest.MonkeyPatch):
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, parent int REFERENCES t, v text, n int)")
+    records: list[dict[str, object]] = [{"id": i, "parent": i - 1 or None, "v": "v" * 90} for i in range(50, 0, -1)]
+    records[30] |= {"n": 1}  # id 20 brings another column
+    records[20] |= {"v": "đ\u0000"}  # id 30 is bad, and so the 20 that hang on it have no parent
+    monkeypatch.setattr(waiting, "_CHUNK_BYTES", 300)
+    chunks, seen = waiting.Waiting.chunks, list[int]()
+
+    def counted(*args: Any) -> Iterator[list[Any]]:
+        for rows in chunks(*args):
+            seen.append(len(rows))
+            yield rows
+
+    monkeypatch.setattr(waiting.Waiting, "chunks", counted)
+    result = at.file("t", records).ok(batch=3)
+    assert result.counts() == {"inserted": 29, "rejected": 21}
+    assert at.rows("SELECT id, n FROM t WHERE n IS NOT NULL") == [(20, 1)]
+    assert 0 < max(seen) <= 4
 
 
 @pytest.mark.slow

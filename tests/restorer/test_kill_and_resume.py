@@ -179,12 +179,16 @@ Kill = Callable[[Started, random.Random], list[psutil.Process]]
 def kill_and_start_again(
     restore: Restore, chance: random.Random, kills: int, ways: tuple[Kill, ...], longest: float
 ) -> int:
-    """Kills the restore `kills` times at random instants. -> how many of them hit it while it worked on the load"""
+    """Kills the restore `kills` times at random instants, one in four of them while it is still starting. -> how many hit it
+    while it worked on the load"""
     hits = 0
     for _ in range(kills):
         started = restore.start()
         try:
-            time.sleep(chance.uniform(0.2, longest))
+            early = chance.random() < 0.25
+            while not early and '"run started"' not in started.err() and started.process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.4 if early else longest))
             if started.process.poll() is not None:
                 continue  # it was done already
             hits += '"run started"' in started.err()
@@ -209,7 +213,7 @@ def chance() -> random.Random:
 
 def test_one_process_killed_at_random_instants_ends_exact(tmp_path: Path, dsn: str, chance: random.Random) -> None:
     restore = Restore(tmp_path, dsn, Expected(4000))
-    hits = kill_and_start_again(restore, chance, 4, (whole_group,), 1.6)
+    hits = kill_and_start_again(restore, chance, 4, (whole_group,), 0.6)
     assert hits > 0
     report = restore.finish()
     assert report["outcome"] == "Succeeded"
@@ -218,7 +222,7 @@ def test_one_process_killed_at_random_instants_ends_exact(tmp_path: Path, dsn: s
 
 def test_two_workers_killed_at_random_instants_end_exact(tmp_path: Path, dsn: str, chance: random.Random) -> None:
     restore = Restore(tmp_path, dsn, Expected(4000), workers=2)
-    hits = kill_and_start_again(restore, chance, 4, (whole_group, parent_only, one_worker), 2.0)
+    hits = kill_and_start_again(restore, chance, 4, (whole_group, parent_only, one_worker), 0.6)
     assert hits > 0
     report = restore.finish()
     restore.check(report)
@@ -364,7 +368,7 @@ def test_a_hundred_kills_and_ten_crashes_end_exact(
     crashing = threading.Thread(target=crash)
     crashing.start()
     try:
-        hits = kill_and_start_again(restore, chance, 50, ways, 2.5)
+        hits = kill_and_start_again(restore, chance, 50, ways, 1.5)
     finally:
         crashing.join()
     assert hits >= 25

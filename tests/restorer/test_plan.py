@@ -32,12 +32,12 @@ def order(made: Plan) -> list[str]:
     return [t.name for t in made.tables]
 
 
-def test_parents_first_and_larger_first():
+def test_parents_first_and_what_most_bytes_wait_for():
     made = plan(
         [sample("a", size=1), sample("b", size=50), sample("c", size=99), sample("d", size=5)],
         [table("a", to=("c",)), table("b"), table("c", to=("d",)), table("d")],
     )
-    assert order(made) == ["b", "d", "c", "a"] and made.problems == ()
+    assert order(made) == ["d", "c", "b", "a"] and made.problems == ()  # behind d there are 105 bytes, behind b 50
     by = {t.name: t for t in made.tables}
     assert by["a"].after == (by["c"].group,) and by["b"].after == () and not by["a"].cyclic
 

@@ -113,7 +113,7 @@ CREATE TABLE IF NOT EXISTS {schema}.deferred (
     byte_offset bigint NOT NULL,
     record      bytea NOT NULL
 );
-CREATE INDEX IF NOT EXISTS deferred_run ON {schema}.deferred (run, table_name);
+CREATE INDEX IF NOT EXISTS deferred_run ON {schema}.deferred (run, table_name, id);
 
 -- Hashes of the keys that waiting rows have: a later row with one of them waits behind them.
 CREATE TABLE IF NOT EXISTS {schema}.waiting_keys (

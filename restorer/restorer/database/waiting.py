@@ -16,6 +16,8 @@ from restorer.database.ledger import Ledger
 if TYPE_CHECKING:
     from restorer.database.tasks import Task
 
+_CHUNK_BYTES = 4 << 20
+
 
 class Record(msgspec.Struct, frozen=True):
     """A record set aside: its place in the file and its bytes as they were."""
@@ -64,14 +66,19 @@ class Waiting:
         return int(row[0]) if row else 0
 
     def chunks(self, conn: Connection, table: str, chunk: int) -> Iterator[list[tuple[int, Record]]]:
-        """(id, record) of the rows that wait, `chunk` at a time, in the order they were set aside."""
+        """(id, record) of the rows that wait, in the order they were set aside: at most `chunk` at a time, or fewer whose
+        bytes come to _CHUNK_BYTES."""
         last = 0
         while True:
             rows = conn.execute(
                 self._q(
-                    "SELECT id, ordinal, byte_offset, record FROM {deferred} WHERE run = %s AND table_name = %s AND id > %s ORDER BY id LIMIT %s"
+                    "SELECT id, ordinal, byte_offset, record FROM ("
+                    "SELECT *, sum(octet_length(record)) OVER (ORDER BY id) - octet_length(record) AS before FROM ("
+                    "SELECT * FROM {deferred} WHERE run = %s AND table_name = %s AND id > %s ORDER BY id LIMIT %s"
+                    ") these) summed WHERE before < %s ORDER BY id"
                 ),
-                (self._run, table, last, chunk),
+                (self._run, table, last, chunk, _CHUNK_BYTES),
+                binary=True,
             ).fetchall()
             if not rows:
                 return

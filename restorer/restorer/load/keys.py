@@ -33,6 +33,7 @@ _COMPARABLE = frozenset(
         "oid",
     ]
 )
+_FEW = 200  # rows that are looked through as fast as an index is made
 _TEXT = frozenset(["text", "varchar", "bpchar", "name"])
 
 
@@ -166,8 +167,10 @@ class Keyed(Screened):
         return False
 
     def _index(self) -> None:
-        """On the ordinal, where single rows are looked for. CREATE … IF NOT EXISTS, as a savepoint may have undone it."""
-        self._run("CREATE INDEX IF NOT EXISTS {i} ON {s} ({ord})", i=sql.Identifier(f"{self._bare}_ord"))
+        """On the ordinal, where single rows are looked for among many. CREATE … IF NOT EXISTS, as a savepoint may have undone
+        it."""
+        if self.size > _FEW:
+            self._run("CREATE INDEX IF NOT EXISTS {i} ON {s} ({ord})", i=sql.Identifier(f"{self._bare}_ord"))
 
     def _same(self, a: str, b: str) -> sql.Composed:
         """The columns that the rows bring have the same content in `a` and `b`."""

@@ -92,7 +92,7 @@ class Ladder:
         exact, trusting, way = self._exact, self._trusting, self._way
         if way == "direct" and self.merger.some_wait(conn):
             way = "stage"
-        deepest = "Copy"
+        deepest, raced = "Copy", False
         while True:
             begin(conn, way != "direct")
             self.merger.begin()
@@ -119,6 +119,8 @@ class Ladder:
                     exact, deepest = True, max(deepest, "Exact", key=_depth)
                 elif way == "direct" and self._probe is not None and not self._sift_fails:
                     way = "sift"
+                elif way == "sift" and state == "23505" and not raced:
+                    raced = True  # another worker was first with a key: the probe sees it now
                 elif way in ("direct", "sift"):
                     self._sift_fails = way == "sift"
                     way = "stage"
@@ -201,7 +203,7 @@ class Ladder:
             stages.append(self._filled(conn, (names, names), [collided], outcome, True))
         self._copy(conn, good, outcome, True)
         for stage in stages:
-            self.merger.merge(conn, stage, outcome)
+            self.merger.merge(conn, stage, outcome, screened=bool(apart) and stage is stages[-1])
 
     def _merge_all(
         self, conn: Connection, batch: Batch, chunks: Iterable[list[Line]], others: Others, outcome: Outcome,

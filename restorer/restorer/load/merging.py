@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 import psycopg
+from psycopg.errors import UniqueViolation
 
 from restorer.database.connection import Connection, kind_of
 from restorer.database.problems import SUPPRESSED, problem_of
@@ -19,6 +20,7 @@ from restorer.load.stage import Stage, Suppressed, write_together
 from restorer.model import TablePlan
 
 Explain = Callable[[str], None]
+_RACES = 5  # times that another worker may be first with a key of one stage before rows are tried one by one
 
 
 class Merger:
@@ -57,10 +59,14 @@ class Merger:
             narrow=narrow,
         )
 
-    def merge(self, conn: Connection, stage: Stage, outcome: Outcome, *, blind: bool = False) -> None:
+    def merge(
+        self, conn: Connection, stage: Stage, outcome: Outcome, *, blind: bool = False, screened: bool = False
+    ) -> None:
+        """`screened`: a probe has looked at what no order of loading can help."""
         aside: dict[int, list[int]] = {}
         if not blind:
-            outcome.rejects |= stage.screen()
+            if not screened:
+                outcome.rejects |= stage.screen()
             aside = self._set_aside(conn, stage, outcome, aside)
             self.settle_keys(stage.existing(self.on_conflict, lazily=True), outcome)
         if stage.count():
@@ -76,24 +82,43 @@ class Merger:
     def _write_or_halve(
         self, conn: Connection, stage: Stage, outcome: Outcome, blind: bool, aside: Mapping[int, list[int]]
     ) -> None:
+        for _ in range(_RACES):
+            error = self._write_all(conn, stage, outcome, blind, aside)
+            if error is None:
+                return
+            if blind or not isinstance(error, UniqueViolation) or not self._came_meanwhile(stage, outcome):
+                break
+        self._explain(f"SQLSTATE {getattr(error, 'sqlstate', 'none')}: isolating by halves")
+        outcome.needed("Row")
+        before = outcome.counters.inserted + outcome.counters.updated
+        self._halve(conn, stage, outcome)
+        outcome.levels["Row"] += outcome.counters.inserted + outcome.counters.updated - before
+
+    def _write_all(
+        self, conn: Connection, stage: Stage, outcome: Outcome, blind: bool, aside: Mapping[int, list[int]]
+    ) -> psycopg.Error | Suppressed | None:
+        """-> why nothing was written, or None"""
+        done = Outcome(rejects={}, deferred=[])
         try:
             with conn.transaction():
-                done = Outcome(rejects={}, deferred=[])
                 if not blind:
                     self.settle_keys(stage.inside(self.on_conflict), done)
-                    self._set_aside(
-                        conn, stage, done, aside
-                    )  # a row that went for its key may have been somebody's parent
+                    # a row that went for its key may have been somebody's parent
+                    self._set_aside(conn, stage, done, aside)
                 self._write(conn, stage, done)
-            outcome.absorb(done)
         except (psycopg.Error, Suppressed) as error:
             if isinstance(error, psycopg.Error) and kind_of(error) != "record":
                 raise
-            self._explain(f"SQLSTATE {getattr(error, 'sqlstate', 'none')}: isolating by halves")
-            outcome.needed("Row")
-            before = outcome.counters.inserted + outcome.counters.updated
-            self._halve(conn, stage, outcome)
-            outcome.levels["Row"] += outcome.counters.inserted + outcome.counters.updated - before
+            return error
+        outcome.absorb(done)
+        return None
+
+    def _came_meanwhile(self, stage: Stage, outcome: Outcome) -> bool:
+        """Settles keys that another worker committed since the stage was looked at, for which an INSERT then waited. -> whether
+        there were any"""
+        keys = stage.existing(self.on_conflict)
+        self.settle_keys(keys, outcome)
+        return bool(keys.duplicate or keys.updated or keys.different)
 
     # -- rows that wait for a parent in the table's own cycle ----------------------------------------------------------
 

@@ -11,7 +11,7 @@ from restorer.database.problems import named
 from restorer.load.stage import Stage
 from restorer.model import Problem
 
-_PASSES = 3  # by set queries; a long chain would need one for each of its rows
+_PASSES = 16  # by set queries; a long chain would need one for each of its rows
 
 Node = tuple[int, int]  # (number of the stage, ordinal)
 

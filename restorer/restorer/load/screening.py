@@ -46,6 +46,8 @@ class Screened(Staged):
             for c in self.table.checks
             if c.columns and set(c.columns) <= set(self.given)
         ]
+        if not tests:
+            return {}
         try:
             with self._conn.transaction():
                 return self._failing(tests)

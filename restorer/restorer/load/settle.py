@@ -24,10 +24,8 @@ from restorer.load.batch import Outcome
 from restorer.load.ladder import Ladder
 from restorer.load.orphans import Graph, Node, prune
 from restorer.load.stage import Stage, Suppressed, write_together
-from restorer.load.staged import Line
 from restorer.model import TablePlan
 from restorer.plan import components
-from restorer.source.piece import Piece
 
 _CHUNK = 1000
 Shape = tuple[str, ...]
@@ -188,11 +186,7 @@ class Settler:
         ladder = self._ladder(plan.name)
         stages: dict[Shape, Stage] = {}
         for rows in self._tasks.waiting.chunks(conn, plan.name, _CHUNK):
-            by_shape: dict[tuple[Shape, Shape], list[Line]] = {}
-            for ident, record in rows:
-                piece = Piece.of_one(record.ordinal, record.offset, record.raw)
-                ladder.shaper.line_of(piece, ident, outcome, by_shape)
-            for (brings, has), lines in by_shape.items():
+            for (brings, has), lines in ladder.shaper.of_records(rows, outcome).items():
                 if brings not in stages:
                     stages[brings] = ladder.merger.stage(conn, brings, 1000 + number + len(stages))
                 outcome.rejects |= stages[brings].copy(has, [lines], isolate=True)

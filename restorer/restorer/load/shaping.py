@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from restorer.convert.converter import Converter, Rows
+from restorer.database.waiting import Record
 from restorer.load.batch import Batch, Convert, Outcome
 from restorer.load.staged import Line
 from restorer.model import Problem, TablePlan
+from restorer.source.decoding import Decoding
 from restorer.source.piece import Piece
 
 Shape = tuple[str, ...]
@@ -86,13 +88,18 @@ class Shaper:
             problem = rows.problems[0]
         outcome.rejects[index] = problem
 
-    def line_of(self, piece: Piece, index: int, outcome: Outcome, others: Others) -> None:
-        """The line of a piece of one record, under the shape that it brings; or its Problem in `outcome`."""
-        rows, names = self.converter.exact(piece), self.converter.columns
-        if rows.problems:
-            self._late(piece, 0, index, rows.problems[0], outcome, others)
-        else:
-            others.setdefault((_without(names, rows.defaults.get(0, ())), names), []).append((index, rows.lines[0]))
+    def of_records(self, records: Sequence[tuple[int, Record]], outcome: Outcome) -> Others:
+        """The lines of records that were set aside, under the shapes that they bring, numbered as they come here; what
+        cannot be converted is in `outcome`."""
+        decoding = Decoding(self.converter.decoder, self.converter.line_decoder)
+        piece = Piece.of_many([(r.ordinal, r.offset, r.raw) for _, r in records], decoding.array)
+        part, others = Outcome(rejects={}, deferred=[]), Others()
+        rows = self.converter.exact(piece)
+        whole = _numbered(range(len(records)), rows.lines, self._apart(0, piece, rows, part, others))
+        if whole:
+            others.setdefault((self.columns, self.columns), []).extend(whole)
+        outcome.rejects |= {records[i][0]: problem for i, problem in part.rejects.items()}
+        return {shape: [(records[i][0], line) for i, line in lines] for shape, lines in others.items()}
 
 
 def _without(names: Shape, defaults: tuple[int, ...]) -> Shape:

@@ -6,6 +6,7 @@ shows stands in the tables too.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
@@ -82,18 +83,17 @@ def _tiles(report: Report) -> str:
 
 def rates(moments: Sequence[Moment], points: int = POINTS) -> list[tuple[float, float, float]]:
     """(from second, to second, records per second) without gaps; neighbours put together until `points` are enough."""
-    known = [Moment(0.0, 0, 0, 0), *moments]
-    step = max(1, -(-len(moments) // points))
-    kept = [*known[:-1:step], known[-1]] if moments else []
-    found: list[tuple[float, float, float]] = []
-    before = kept[0] if kept else None
-    for now in kept[1:]:
-        assert before is not None
-        if now.at - before.at < 0.05:
-            continue  # two tables that end together: too near for a rate
-        found.append((before.at, now.at, max(now.read - before.read, 0) / (now.at - before.at)))
-        before = now
-    return found
+    if not moments:
+        return []
+    step, last = max(1, -(-len(moments) // points)), moments[-1]
+    near = min(0.05, last.at / 20)  # seconds; of two tables that end nearer to each other no rate can be told
+    ends = [Moment(0.0, 0, 0, 0)]
+    for now in [*[*ends, *moments[:-1]][::step], last]:
+        if now.at - ends[-1].at > near:
+            ends.append(now)
+    if len(ends) > 1:
+        ends[-1] = last  # what came just before it is put together with it
+    return [(a.at, b.at, max(b.read - a.read, 0) / (b.at - a.at)) for a, b in itertools.pairwise(ends)]
 
 
 def _throughput(moments: Sequence[Moment]) -> str:
