@@ -13,7 +13,8 @@ from restorer.load import ladder
 SCHEMA = (
     "CREATE TABLE p (id int PRIMARY KEY)",
     "INSERT INTO p VALUES (1), (2), (3)",
-    "CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE, p int REFERENCES p, n int NOT NULL DEFAULT 5 CHECK (n < 90), body text)",
+    "CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE, p int REFERENCES p, n int NOT NULL DEFAULT 5 CHECK (n < 90), body text, "
+    "ip inet)",
 )
 
 
@@ -46,16 +47,30 @@ def test_only_those_that_collide_are_staged(at: Restore):
 
 
 def test_what_a_probe_does_not_see_goes_the_long_way_and_the_next_batches_at_once(at: Restore):
-    at.schema(
-        "CREATE DOMAIN small AS int CHECK (VALUE < 50)",
-        "CREATE TABLE t (id int PRIMARY KEY, d small, body text)",
-    )
-    records = [{"id": i, "d": 99 if i % 40 == 0 else 1, "body": "x"} for i in range(400)]
-    records[3]["id"] = 2
-    result = at.file("t", records).ok(batch=100)
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, d jsonb, body text)")
+    row = '{"id": %d, "d": %s, "body": "x"}'
+    text = ", ".join(row % (2 if i == 3 else i, "1e999999" if i % 40 == 0 else "1") for i in range(400))
+    result = at.file("t", f"[{text}]".encode()).ok(batch=100)
     explained = [e.message for e in at.events if type(e).__name__ == "Explained"]
     assert result.counts() == {"inserted": 389, "duplicate": 1, "rejected": 10}
     assert sum("by Merge" in line for line in explained) <= 3, explained  # all by the first batch
+
+
+def test_what_only_the_server_can_read_stages_no_whole_batch(at: Restore):
+    at.schema(
+        "CREATE DOMAIN small AS int CHECK (VALUE < 50)",
+        "CREATE TABLE t (id int PRIMARY KEY, d small, ip inet, many small[], body text)",
+    )
+    bad: list[dict[str, Any]] = [{"d": 99}, {"ip": "10.0.0"}, {"many": [1, 77]}, {"id": 2}]
+    good = {"d": 1, "ip": "10.0.0.1", "many": [1], "body": "x"}
+    records = [{"id": i} | good | (bad[i // 40 % 4] if i % 40 == 39 else {}) for i in range(400)]
+    result = at.file("t", records).ok(batch=100)
+    assert result.counts() == {"inserted": 390, "duplicate": 2, "rejected": 8}
+    assert {(r["column_name"], r["reason"]) for r in result.whole_rejects()} == {
+        ("d", "CheckViolation"), ("ip", "InvalidValue"), ("many", "CheckViolation")
+    }  # fmt: skip
+    by_level = {f.level: f.records for f in result.report.fallback}
+    assert by_level["Exact"] >= 380, by_level
 
 
 def test_rows_there_already_in_great_number_are_staged_whole_and_others_sifted_again(at: Restore):
@@ -71,7 +86,7 @@ def test_rows_there_already_in_great_number_are_staged_whole_and_others_sifted_a
 def _row(small: st.SearchStrategy[int]) -> st.SearchStrategy[dict[str, Any]]:
     row = {
         "id": small, "slug": st.sampled_from(["x", "y", "z", None]), "p": st.sampled_from([1, 2, 9, None]),
-        "n": st.sampled_from([1, 2, 95, None, "bad"]), "body": st.sampled_from(["", "a,b\"c", None]),
+        "n": st.sampled_from([1, 2, 95, None, "bad"]), "ip": st.sampled_from(["::1", "bad", None]), "body": st.sampled_from(["", "a,b\"c", None]),
     }  # fmt: skip
     return st.fixed_dictionaries({"id": row["id"]}, optional={k: v for k, v in row.items() if k != "id"})
 

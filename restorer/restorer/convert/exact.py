@@ -35,6 +35,7 @@ class Rule(NamedTuple):
     """How one type is written. `loose` and `sure` are regular expressions over a raw JSON value other than null
     (ASCII sources, no groups): `loose` is what may go verbatim, `sure` what is certain to be a value of the type and
     to be stored as it stands; "" is nothing. `free`: whatever may go verbatim is a value of the type, no need to look.
+    `server`: only the server can tell whether a string is a value of the type.
     `alike`: characters (of a checked type in `loose`, else in `sure`) of which one is as good as 0 wherever it stands.
     `text` converts any value, or raises Unfit."""
 
@@ -44,6 +45,7 @@ class Rule(NamedTuple):
     loose: str = ""
     free: bool = False
     alike: str = ""
+    server: bool = False
 
 
 _DIGITS = "123456789"
@@ -59,11 +61,12 @@ def rule(column_type: ColumnType) -> Rule:
     """The rule of a type. An unknown type takes strings, which the server reads."""
     name = column_type.name
     if column_type.element is not None:
-        return Rule("checked", array_text(column_type, rule(column_type.element).text), loose=_STRING)
+        element = rule(column_type.element)
+        return Rule("checked", array_text(column_type, element.text), loose=_STRING, server=element.server)
     if column_type.kind == "e":
         return Rule("verbatim", _enum(column_type), _one_of(column_type.labels))
     if column_type.kind in "crm":
-        return Rule("checked", _literal(name), loose=_STRING)
+        return Rule("checked", _literal(name), loose=_STRING, server=True)
     if name in INTEGERS:
         digits = len(str(INTEGERS[name])) - 1
         return Rule("verbatim", integer_text(name), rf'-?[0-9]{{1,{digits}}}|"-?[0-9]{{1,{digits}}}"')
@@ -86,16 +89,16 @@ def rule(column_type: ColumnType) -> Rule:
     if name in ("json", "jsonb"):
         return Rule("json", json_text(name))
     if name in ("inet", "macaddr", "tsvector", "jsonpath"):
-        return Rule("verbatim", _scalar(name), _STRING)
+        return Rule("verbatim", _scalar(name), _STRING, server=True)
     if name == "oid":
         return Rule("checked", oid_text, loose=_STRING)
     never = {"bytea": bytea_text, "money": money_text, "bit": _bits(column_type), "varbit": _bits(column_type)}
     never |= {"xml": _scalar(name), "char": _single_byte, "name": _name}
     if name in never:
-        return Rule("never", never[name])
+        return Rule("never", never[name], server=name == "xml")
     if name in ("vector", "halfvec"):
-        return Rule("checked", vector_text(name), loose=_STRING)
-    return Rule("checked", _literal(name), _STRING, _STRING)
+        return Rule("checked", vector_text(name), loose=_STRING, server=True)
+    return Rule("checked", _literal(name), _STRING, _STRING, server=True)
 
 
 def _one_of(labels: tuple[str, ...]) -> str:

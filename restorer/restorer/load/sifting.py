@@ -1,8 +1,8 @@
 """Good rows by COPY in spite of bad neighbours: what could keep a row out is looked at first, in a probe.
 
-A probe is a stage with nothing in it but the columns of keys, foreign keys and CHECK constraints. Set queries over it say
-which rows must be rejected, and which share a key with another row; those alone take the long way through a whole stage.
-All others go straight into the table.
+A probe is a stage with nothing in it but the columns of keys, foreign keys and CHECK constraints, and those whose values only
+the server can read. What it cannot read is found when they go in; set queries then say which other rows must be rejected, and
+which share a key with another row; those alone take the long way through a whole stage. All others go straight into the table.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator
 
+from restorer.convert.exact import rule
 from restorer.load.shaping import Shape
 from restorer.load.staged import Line
 from restorer.model import Table, TablePlan
@@ -39,6 +40,9 @@ def _groups(table: Table) -> Iterator[tuple[str, ...]]:
     yield from (u.columns for u in table.uniques)
     yield from (fk.columns for fk in table.foreign_keys)
     yield from (check.columns for check in table.checks)
+    yield from (
+        (c.name,) for c in table.columns if (c.type.element or c.type).domain or c.type.domain or rule(c.type).server
+    )
 
 
 class Sifted:
