@@ -21,11 +21,10 @@ _IMAGE = (
 
 
 def why_not_started(
-    restore: DatabaseRestore, pods: Iterable[Pod], warnings: Iterable[Warning]
+    restore: DatabaseRestore, pods: tuple[Pod, ...], warnings: Iterable[Warning]
 ) -> tuple[str, str] | None:
     """(reason, message) of what keeps the pods from running; None when nothing speaks against it yet. The message names the
     pod or Job, what the cluster said of it, and what helps."""
-    pods = tuple(pods)
     for pod in pods:
         if pod.phase not in ("Pending", "Running") or pod.running:
             continue
@@ -49,7 +48,8 @@ def why_not_started(
 
 
 def _is_past(event: Warning, pods: tuple[Pod, ...]) -> bool:
-    """Whether the pods have got beyond it: times of events do not tell, some are of whole seconds and some are not."""
+    """Whether the pods have got beyond it. To hold its time against another event's is not enough: the scheduler's have fractions
+    of a second, the kubelet's have none."""
     match event.reason:
         case "FailedScheduling":
             return any(pod.placed for pod in pods if event.about == f"pod {pod.name}")

@@ -35,7 +35,7 @@ class Rule(NamedTuple):
     """How one type is written. `loose` and `sure` are regular expressions over a raw JSON value other than null
     (ASCII sources, no groups): `loose` is what may go verbatim, `sure` what is certain to be a value of the type and
     to be stored as it stands; "" is nothing. `free`: whatever may go verbatim is a value of the type, no need to look.
-    `server`: only the server can tell whether a string is a value of the type.
+    `server`: only the server can tell whether a string is a value of the type (of an array its element's rule says so).
     `alike`: characters (of a checked type in `loose`, else in `sure`) of which one is as good as 0 wherever it stands.
     `text` converts any value, or raises Unfit."""
 
@@ -61,8 +61,7 @@ def rule(column_type: ColumnType) -> Rule:
     """The rule of a type. An unknown type takes strings, which the server reads."""
     name = column_type.name
     if column_type.element is not None:
-        element = rule(column_type.element)
-        return Rule("checked", array_text(column_type, element.text), loose=_STRING, server=element.server)
+        return Rule("checked", array_text(column_type, rule(column_type.element).text), loose=_STRING)
     if column_type.kind == "e":
         return Rule("verbatim", _enum(column_type), _one_of(column_type.labels))
     if column_type.kind in "crm":
@@ -99,6 +98,14 @@ def rule(column_type: ColumnType) -> Rule:
     if name in ("vector", "halfvec"):
         return Rule("checked", vector_text(name), loose=_STRING, server=True)
     return Rule("checked", _literal(name), _STRING, _STRING, server=True)
+
+
+def only_the_server_can_read(column_type: ColumnType) -> bool:
+    """Whether a string may turn out not to be a value of the type although nothing here says so: its syntax is the server's
+    own, or a domain may have a CHECK. Of an array, whether its elements may."""
+    if column_type.domain:
+        return True
+    return only_the_server_can_read(column_type.element) if column_type.element else rule(column_type).server
 
 
 def _one_of(labels: tuple[str, ...]) -> str:

@@ -33,8 +33,8 @@ _COMPARABLE = frozenset(
         "oid",
     ]
 )
-_FEW = 200  # rows that are looked through as fast as an index is made
 _TEXT = frozenset(["text", "varchar", "bpchar", "name"])
+_FEW = 200  # rows that are looked through as fast as an index is made
 
 
 class Keys(msgspec.Struct):

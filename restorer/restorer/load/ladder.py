@@ -198,12 +198,13 @@ class Ladder:
             apart = probe.colliding()
             self.merger.done_with(probe)
         good = sifted.but(apart | outcome.rejects.keys())
-        if apart:
-            collided, names = sifted.of(apart), self.shaper.columns
-            stages.append(self._filled(conn, (names, names), [collided], outcome, True))
+        names = self.shaper.columns
+        collided = self._filled(conn, (names, names), [sifted.of(apart)], outcome, True) if apart else None
         self._copy(conn, good, outcome, True)
         for stage in stages:
-            self.merger.merge(conn, stage, outcome, screened=bool(apart) and stage is stages[-1])
+            self.merger.merge(conn, stage, outcome)
+        if collided is not None:
+            self.merger.merge(conn, collided, outcome, screened=True)
 
     def _merge_all(
         self, conn: Connection, batch: Batch, chunks: Iterable[list[Line]], others: Others, outcome: Outcome,

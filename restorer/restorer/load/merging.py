@@ -86,7 +86,8 @@ class Merger:
             error = self._write_all(conn, stage, outcome, blind, aside)
             if error is None:
                 return
-            if blind or not isinstance(error, UniqueViolation) or not self._came_meanwhile(stage, outcome):
+            # Another worker may have committed a key since the stage was looked at; the INSERT then waited for it.
+            if blind or not isinstance(error, UniqueViolation) or not self._settle_existing(stage, outcome):
                 break
         self._explain(f"SQLSTATE {getattr(error, 'sqlstate', 'none')}: isolating by halves")
         outcome.needed("Row")
@@ -112,13 +113,6 @@ class Merger:
             return error
         outcome.absorb(done)
         return None
-
-    def _came_meanwhile(self, stage: Stage, outcome: Outcome) -> bool:
-        """Settles keys that another worker committed since the stage was looked at, for which an INSERT then waited. -> whether
-        there were any"""
-        keys = stage.existing(self.on_conflict)
-        self.settle_keys(keys, outcome)
-        return bool(keys.duplicate or keys.updated or keys.different)
 
     # -- rows that wait for a parent in the table's own cycle ----------------------------------------------------------
 
@@ -173,6 +167,12 @@ class Merger:
             outcome.counters.conflict += len(keys.different)
         else:
             outcome.rejects |= keys.different
+
+    def _settle_existing(self, stage: Stage, outcome: Outcome, ordinal: int | None = None) -> bool:
+        """Settles what is there by now, of all rows or one. -> whether anything was"""
+        keys = stage.existing(self.on_conflict, ordinal)
+        self.settle_keys(keys, outcome)
+        return bool(keys.duplicate or keys.updated or keys.different)
 
     def _write(self, conn: Connection, stage: Stage, outcome: Outcome, which: list[int] | None = None) -> None:
         """Updates and inserts what the stage holds, or `which` of it. Raises Suppressed when a row went nowhere and it
@@ -230,9 +230,7 @@ class Merger:
             outcome.deferred.append(ordinal)
             return
         if problem.sqlstate == "23505":
-            keys = stage.existing(self.on_conflict, ordinal)
-            if keys.duplicate or keys.updated or keys.different:
-                self.settle_keys(keys, outcome)
+            if self._settle_existing(stage, outcome, ordinal):
                 return
             if self.on_conflict == "Skip":
                 outcome.counters.conflict += 1

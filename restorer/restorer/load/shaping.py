@@ -92,7 +92,7 @@ class Shaper:
         """The lines of records that were set aside, under the shapes that they bring, numbered as they come here; what
         cannot be converted is in `outcome`."""
         decoding = Decoding(self.converter.decoder, self.converter.line_decoder)
-        piece = Piece.of_many([(r.ordinal, r.offset, r.raw) for _, r in records], decoding.array)
+        piece = decoding.together([(r.ordinal, r.offset, r.raw) for _, r in records])
         part, others = Outcome(rejects={}, deferred=[]), Others()
         rows = self.converter.exact(piece)
         whole = _numbered(range(len(records)), rows.lines, self._apart(0, piece, rows, part, others))

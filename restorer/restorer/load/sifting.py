@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator
 
-from restorer.convert.exact import rule
+from restorer.convert.exact import only_the_server_can_read
 from restorer.load.shaping import Shape
 from restorer.load.staged import Line
 from restorer.model import Table, TablePlan
@@ -40,9 +40,7 @@ def _groups(table: Table) -> Iterator[tuple[str, ...]]:
     yield from (u.columns for u in table.uniques)
     yield from (fk.columns for fk in table.foreign_keys)
     yield from (check.columns for check in table.checks)
-    yield from (
-        (c.name,) for c in table.columns if (c.type.element or c.type).domain or c.type.domain or rule(c.type).server
-    )
+    yield from ((c.name,) for c in table.columns if only_the_server_can_read(c.type))
 
 
 class Sifted:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -61,6 +62,19 @@ class Decoding:
         if self._line is None:
             return self.array(data.replace(b"\n", b","))
         return self._line.decode_lines(data)
+
+    def together(self, records: Sequence[tuple[int, int, bytes]]) -> Piece:
+        """One piece of records from anywhere in a file, in order: (ordinal, offset, bytes) of each. It keeps all ordinals, and
+        the first offset."""
+        raws = [raw for _, _, raw in records]
+        stops = itertools.accumulate(len(raw) + 1 for raw in raws)
+        spans = [(stop - 1 - len(raw), stop - 1) for raw, stop in zip(raws, stops, strict=True)]
+        data, (ordinal, offset, _) = b",".join(raws), records[0]
+        try:
+            decoded = self.array(data)
+        except REFUSALS:
+            decoded = None
+        return Piece(offset, offset + len(data), ordinal, data, decoded, spans, [each[0] for each in records])
 
     def one(self, data: bytes) -> Any:
         """One record. Raises one of REFUSALS."""

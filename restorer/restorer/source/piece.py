@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -67,23 +66,6 @@ class Piece:
     def of_one(cls, ordinal: int, offset: int, raw: bytes) -> Piece:
         """One record, not decoded."""
         return cls(offset, offset + len(raw), ordinal, raw, spans=[(0, len(raw))])
-
-    @classmethod
-    def of_many(
-        cls, records: Sequence[tuple[int, int, bytes]], decode: Callable[[bytes], list[Any]] | None = None
-    ) -> Piece:
-        """Records from anywhere in a file, in order: (ordinal, offset, bytes) of each. Offsets but the first are not kept.
-        `decode`: of records with commas between them."""
-        raws = [raw for _, _, raw in records]
-        stops = list(itertools.accumulate(len(raw) + 1 for raw in raws))
-        spans = [(stop - 1 - len(raw), stop - 1) for raw, stop in zip(raws, stops, strict=True)]
-        data, (ordinal, offset, _) = b",".join(raws), records[0]
-        decoded = None
-        if decode is not None:
-            with contextlib.suppress(msgspec.MsgspecError, RecursionError, ValueError):
-                decoded = decode(data)
-        lines = [each[0] for each in records]
-        return cls(offset, offset + len(data), ordinal, data, decoded, spans, lines)
 
     def __len__(self) -> int:
         return len(self.spans) if self._count is None else self._count
