@@ -96,7 +96,9 @@ class CheckConstraint(msgspec.Struct, frozen=True):
 
 class Table(msgspec.Struct, frozen=True):
     """A table as the catalog shows it. `rls`: row security would apply to this role. `changing`: BEFORE INSERT triggers
-    may change a row before its constraints are looked at. `ruled`: rules rewrite INSERT, which COPY passes by."""
+    may change a row before its constraints are looked at. `ruled`: rules rewrite INSERT, which COPY passes by. `undoable`:
+    a row that was put in can be taken out again and leaves no trace: no trigger fires for INSERT or DELETE, and all of the
+    table is here (no foreign partition)."""
 
     schema: str
     name: str
@@ -113,6 +115,7 @@ class Table(msgspec.Struct, frozen=True):
     privileges: tuple[str, ...] = ()  # of SELECT INSERT UPDATE DELETE TRUNCATE, those the role has
     changing: bool = False
     ruled: bool = False
+    undoable: bool = True
 
     @property
     def primary_key(self) -> tuple[str, ...]:

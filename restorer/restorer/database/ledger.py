@@ -23,7 +23,7 @@ from restorer.report import Report
 
 LEASE_SECONDS = 10
 SCRATCH = "pg_temp"  # PostgreSQL's alias for the session's own temporary schema
-_TABLES = ("runs", "owners", "target", "tables", "tasks", "rejects", "deferred", "waiting_keys", "samples")
+_TABLES = ("runs", "owners", "target", "tables", "tasks", "rejects", "deferred", "waiting_keys", "origins", "samples")
 
 
 def ddl(schema: str) -> str:

@@ -103,9 +103,9 @@ CREATE TABLE IF NOT EXISTS {schema}.rejects (
 );
 CREATE INDEX IF NOT EXISTS rejects_run ON {schema}.rejects (run, table_name, ordinal);
 
--- Rows that wait for parents in the same cycle of foreign keys. Empty again when the cycle is loaded.
+-- Records that wait: for parents in the same cycle of foreign keys, or, in a file that is loaded in segments, until it is
+-- known which of several records with one key comes first. Empty again when the table is settled.
 CREATE TABLE IF NOT EXISTS {schema}.deferred (
-    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run         text NOT NULL REFERENCES {schema}.runs ON DELETE CASCADE,
     task        bigint NOT NULL REFERENCES {schema}.tasks ON DELETE CASCADE,
     table_name  text NOT NULL,
@@ -113,7 +113,7 @@ CREATE TABLE IF NOT EXISTS {schema}.deferred (
     byte_offset bigint NOT NULL,
     record      bytea NOT NULL
 );
-CREATE INDEX IF NOT EXISTS deferred_run ON {schema}.deferred (run, table_name, id);
+CREATE UNIQUE INDEX IF NOT EXISTS deferred_ordinal ON {schema}.deferred (run, table_name, ordinal);
 
 -- Hashes of the keys that waiting rows have: a later row with one of them waits behind them.
 CREATE TABLE IF NOT EXISTS {schema}.waiting_keys (
@@ -122,6 +122,18 @@ CREATE TABLE IF NOT EXISTS {schema}.waiting_keys (
     key         bigint NOT NULL
 );
 CREATE INDEX IF NOT EXISTS waiting_keys_key ON {schema}.waiting_keys (run, table_name, key);
+
+-- What one transaction wrote of a file that is loaded in segments: the row here and the rows of the table have the same xmin.
+-- Empty again when the table is settled.
+CREATE TABLE IF NOT EXISTS {schema}.origins (
+    run          text NOT NULL,
+    table_name   text NOT NULL,
+    task         bigint NOT NULL REFERENCES {schema}.tasks ON DELETE CASCADE,
+    start_offset bigint NOT NULL,
+    stop_offset  bigint NOT NULL,
+    ordinal      bigint NOT NULL
+);
+CREATE INDEX IF NOT EXISTS origins_run ON {schema}.origins (run, table_name);
 
 -- How far the run was at one moment: every few seconds, and whenever a table is complete.
 CREATE TABLE IF NOT EXISTS {schema}.samples (

@@ -192,6 +192,9 @@ class Tasks:
     def settled(self, conn: Connection, tables: list[str]) -> None:
         """These tables are complete: those that refer to them may start."""
         conn.execute(
+            self._q("DELETE FROM {origins} WHERE run = %s AND table_name = ANY (%s)"), (self._ledger.run, tables)
+        )
+        conn.execute(
             self._q(
                 "UPDATE {tables} SET settled = true, finished_at = clock_timestamp() WHERE run = %s AND name = ANY (%s)"
             ),
@@ -218,6 +221,17 @@ class Tasks:
             self._q("SELECT count(*) FROM {tables} WHERE run = %s AND error <> ''"), (self._ledger.run,)
         ).fetchone()
         return row is not None and row[0] > 0
+
+    def in_segments(self, conn: Connection, table: str) -> bool:
+        """Whether the table's file is loaded in segments."""
+        row = conn.execute(
+            self._q(
+                "SELECT EXISTS (SELECT FROM {tasks} WHERE run = %s AND table_name = %s "
+                "AND (start_offset > 0 OR stop_offset IS NOT NULL))"
+            ),
+            (self._ledger.run, table),
+        ).fetchone()
+        return row is not None and bool(row[0])
 
     def split_done(self, conn: Connection, table: str) -> None:
         conn.execute(

@@ -1,20 +1,18 @@
-"""Rows that wait, in the ledger, for parents in their own cycle of foreign keys, and the keys they hold while they do.
+"""Records that wait, in the ledger, until their table is settled.
 
-The first of two records with one key counts, also when it has to wait: so a later one with that key waits behind it.
+Either for parents in their own cycle of foreign keys (settle.py): the first of two records with one key counts, also when it
+has to wait, so the keys that it holds are kept as well. Or, in a file that several workers load in segments, because another
+row with one of their keys was there first, and perhaps should not have been (replay.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from restorer.database.connection import Connection
 from restorer.database.ledger import Ledger
-
-if TYPE_CHECKING:
-    from restorer.database.tasks import Task
 
 _CHUNK_BYTES = 4 << 20
 
@@ -33,17 +31,21 @@ class Waiting:
     def __init__(self, ledger: Ledger) -> None:
         self._run, self._q = ledger.run, ledger.q
 
-    def add(self, conn: Connection, task: Task, records: Iterable[Record], keys: Collection[int]) -> None:
-        """`keys`: hashes of the keys that these records have (Keyed.hashes)."""
+    def add(
+        self, conn: Connection, task: int, table: str, records: Iterable[Record], keys: Collection[int] = ()
+    ) -> None:
+        """`task`: the id of the one that they belong to; `keys`: hashes of the keys that they hold (Keyed.hashes)."""
         with conn.cursor() as cur:
             with cur.copy(
                 self._q("COPY {deferred} (run, task, table_name, ordinal, byte_offset, record) FROM STDIN")
             ) as out:
                 for r in records:
-                    out.write_row((self._run, task.id, task.table, r.ordinal, r.offset, r.raw))
+                    out.write_row((self._run, task, table, r.ordinal, r.offset, r.raw))
+            if not keys:
+                return
             with cur.copy(self._q("COPY {waiting_keys} (run, table_name, key) FROM STDIN")) as out:
                 for key in keys:
-                    out.write_row((self._run, task.table, key))
+                    out.write_row((self._run, table, key))
 
     def any(self, conn: Connection, table: str) -> bool:
         row = conn.execute(
@@ -65,33 +67,44 @@ class Waiting:
         ).fetchone()
         return int(row[0]) if row else 0
 
-    def chunks(self, conn: Connection, table: str, chunk: int) -> Iterator[list[tuple[int, Record]]]:
-        """(id, record) of the rows that wait, in the order they were set aside: at most `chunk` at a time, or fewer whose
+    def chunks(self, conn: Connection, table: str, chunk: int) -> Iterator[list[Record]]:
+        """All that waits, in the file's order."""
+        after = 0
+        while records := self.first(conn, table, chunk, after):
+            after = records[-1].ordinal
+            yield records
+
+    def first(self, conn: Connection, table: str, chunk: int, after: int = 0) -> list[Record]:
+        """The first records that wait, in the file's order, of those behind ordinal `after`: at most `chunk`, or fewer whose
         bytes come to _CHUNK_BYTES."""
-        last = 0
-        while True:
-            rows = conn.execute(
-                self._q(
-                    "SELECT id, ordinal, byte_offset, record FROM ("
-                    "SELECT *, sum(octet_length(record)) OVER (ORDER BY id) - octet_length(record) AS before FROM ("
-                    "SELECT * FROM {deferred} WHERE run = %s AND table_name = %s AND id > %s ORDER BY id LIMIT %s"
-                    ") these) summed WHERE before < %s ORDER BY id"
-                ),
-                (self._run, table, last, chunk, _CHUNK_BYTES),
-                binary=True,
-            ).fetchall()
-            if not rows:
-                return
-            last = rows[-1][0]
-            yield [(row[0], Record(*row[1:])) for row in rows]
-
-    def records(self, conn: Connection, ids: list[int]) -> dict[int, Record]:
         rows = conn.execute(
-            self._q("SELECT id, ordinal, byte_offset, record FROM {deferred} WHERE id = ANY (%s)"), (ids,)
+            self._q(
+                "SELECT ordinal, byte_offset, record FROM ("
+                "SELECT *, sum(octet_length(record)) OVER (ORDER BY ordinal) - octet_length(record) AS before FROM ("
+                "SELECT * FROM {deferred} WHERE run = %s AND table_name = %s AND ordinal > %s ORDER BY ordinal LIMIT %s"
+                ") these) summed WHERE before < %s ORDER BY ordinal"
+            ),
+            (self._run, table, after, chunk, _CHUNK_BYTES),
+            binary=True,
         )
-        return {row[0]: Record(*row[1:]) for row in rows}
+        return [Record(*row) for row in rows]
 
-    def clear(self, conn: Connection, table: str) -> None:
-        """The table's waiting rows are settled."""
-        for name in ("deferred", "waiting_keys"):
-            conn.execute(self._q("DELETE FROM {" + name + "} WHERE run = %s AND table_name = %s"), (self._run, table))
+    def records(self, conn: Connection, table: str, ordinals: list[int]) -> dict[int, Record]:
+        rows = conn.execute(
+            self._q(
+                "SELECT ordinal, byte_offset, record FROM {deferred} WHERE run = %s AND table_name = %s AND ordinal = ANY (%s)"
+            ),
+            (self._run, table, ordinals),
+        )
+        return {row[0]: Record(*row) for row in rows}
+
+    def clear(self, conn: Connection, table: str, upto: int | None = None) -> None:
+        """The table's waiting rows are settled, all of them or those up to the ordinal `upto`."""
+        conn.execute(
+            self._q(
+                "DELETE FROM {deferred} WHERE run = %s AND table_name = %s AND (ordinal <= %s::bigint OR %s::bigint IS NULL)"
+            ),
+            (self._run, table, upto, upto),
+        )
+        if upto is None:
+            conn.execute(self._q("DELETE FROM {waiting_keys} WHERE run = %s AND table_name = %s"), (self._run, table))

@@ -210,13 +210,14 @@ def _of(pieces: list[Piece]) -> Batch:
 
 class Outcome(msgspec.Struct):
     """What one batch came to. `level`: the deepest rung it needed; `levels`: records by the rung that settled them;
-    `held`: hashes of the keys that the deferred records have; `json_nulls`: nulls stored as JSON null, as their columns are
-    NOT NULL."""
+    `reasons`: rejects by reason, once it is closed; `held`: hashes of the keys that the deferred records have; `json_nulls`:
+    nulls stored as JSON null, as their columns are NOT NULL."""
 
     counters: Counters = msgspec.field(default_factory=Counters)
     level: str = "Copy"
     levels: Counter[str] = msgspec.field(default_factory=Counter)
     rejects: dict[int, Problem] = {}
+    reasons: Counter[str] = msgspec.field(default_factory=Counter)
     deferred: list[int] = []
     held: set[int] = set()
     json_nulls: int = 0
@@ -233,6 +234,7 @@ class Outcome(msgspec.Struct):
         rest = records - len(self.rejects) - len(self.deferred) - self.levels["Copy"] - self.levels["Exact"]
         self.levels["Merge"] += rest - self.levels["Row"]
         self.levels["Reject"] += len(self.rejects)
+        self.reasons.update(p.reason for p in self.rejects.values())
         self.levels = +self.levels
         if c.read != c.inserted + c.updated + c.duplicate + c.conflict + c.rejected + len(self.deferred):
             raise AssertionError(f"a batch of {records} records does not add up: {c}, {len(self.deferred)} deferred")
@@ -243,6 +245,7 @@ class Outcome(msgspec.Struct):
             setattr(self.counters, name, getattr(self.counters, name) + getattr(part.counters, name))
         self.needed(part.level)
         self.levels.update(part.levels)
+        self.reasons.update(part.reasons)
         self.rejects |= {at + i: p for i, p in part.rejects.items()}
         self.deferred += [at + i for i in part.deferred]
         self.held |= part.held
@@ -254,6 +257,3 @@ class Outcome(msgspec.Struct):
         """Nothing in it asked for more than a plain COPY."""
         c = self.counters
         return c.inserted == c.read
-
-    def reasons(self) -> dict[str, int]:
-        return dict(Counter(p.reason for p in self.rejects.values()))

@@ -70,7 +70,9 @@ class CompareBench(Workbench):
             self.tasks.advance(conn, task, new)
         size = new.next_offset - task.next_offset
         self.emit(
-            BatchLoaded(task.table, "Merge", outcome.counters, size, time.monotonic() - started, 0, outcome.reasons())
+            BatchLoaded(
+                task.table, "Merge", outcome.counters, size, time.monotonic() - started, 0, dict(outcome.reasons)
+            )
         )
         return new
 

@@ -124,6 +124,12 @@ class Keyed(Screened):
         )  # fmt: skip
         return [(o, f) for o, f in found]
 
+    def remove(self, ordinals: list[int]) -> None:
+        if len(ordinals) > 1:
+            self._index()
+        if ordinals:
+            self._run("DELETE FROM {s} WHERE {ord} = ANY ({which})", which=sql.Literal(ordinals))
+
     def hashes(self) -> dict[int, list[int]]:
         """ordinal -> a hash of each of its keys, by PostgreSQL's own hash functions: equal keys have equal hashes. Keys of
         types without one are taken to be all alike. Partial keys and those on expressions are not among them."""

@@ -25,7 +25,9 @@ import psycopg
 from psycopg import sql
 
 from restorer.database.connection import Connection, kind_of
+from restorer.database.origins import Origin, Origins
 from restorer.database.relation import Relations, columns
+from restorer.database.tasks import Task
 from restorer.database.waiting import Waiting
 from restorer.load.batch import Batch, Batches, Convert, Outcome
 from restorer.load.merging import Explain, Merger
@@ -59,6 +61,7 @@ class Ladder:
         always_staged: bool = False,
         home: str = "",
         waiting: Waiting | None = None,
+        origins: Origins | None = None,
         explain: Explain = lambda _: None,
     ) -> None:
         """`staged`: rows may be there already, so start at Merge. `always_staged`: never leave it (a dry run: only the set
@@ -70,7 +73,9 @@ class Ladder:
         # Rows of a cycle wait for others of the same batch: only a whole stage shows who waits for whom.
         self._probe = None if self._always_staged or inner else probe_columns(plan)
         self.shaper = Shaper(plan, self._probe or ())
-        self.merger = Merger(plan, relations, on_conflict, inner=inner, home=home, waiting=waiting, explain=explain)
+        self.merger = Merger(
+            plan, relations, on_conflict, inner=inner, home=home, waiting=waiting, origins=origins, explain=explain
+        )
         self._target = relations.of(plan.table)
         self._way: Way = "stage" if staged or self._always_staged else "direct"
         self._exact = False
@@ -86,16 +91,22 @@ class Ladder:
         begin: Callable[[Connection, bool], None],
         rollback: Callable[[Connection], None],
         following: Batches | None = None,
+        task: Task | None = None,
     ) -> Outcome:
         """Loads the batch and leaves the transaction open for the ledger. Raises psycopg.Error for what is no record's
-        fault. `following`: what comes after the batch; it is made ready in the meantime."""
+        fault. `following`: what comes after the batch; it is made ready in the meantime. `task`: as it stands before it."""
+
+        def origin() -> Origin:
+            assert task is not None
+            return Origin(task.id, task.next_offset, batch.end, task.next_ordinal)
+
         exact, trusting, way = self._exact, self._trusting, self._way
         if way == "direct" and self.merger.some_wait(conn):
             way = "stage"
         deepest, raced = "Copy", False
         while True:
             begin(conn, way != "direct")
-            self.merger.begin()
+            self.merger.begin(origin)
             self._number = 0
             outcome = Outcome(level=deepest, rejects={}, deferred=[])
             try:
@@ -147,7 +158,7 @@ class Ladder:
         self._way = "stage" if way == "blind" else way
         if self._probe is not None and way in ("sift", "stage"):
             c = outcome.counters
-            crowded = (c.duplicate + c.updated + c.conflict) * MOST > c.read
+            crowded = (c.duplicate + c.updated + c.conflict + len(outcome.deferred)) * MOST > c.read
             self._way = "stage" if crowded or self._sift_fails else "sift"
 
     def _attempt(
@@ -182,8 +193,14 @@ class Ladder:
         outcome.converted_badly = rejected > 0
         for stage in stages:
             self.merger.merge(conn, stage, outcome)
-        c = outcome.counters
-        if c.duplicate or c.conflict or c.updated or any(p.sqlstate == "23505" for p in outcome.rejects.values()):
+        c, contested = outcome.counters, self.merger.in_segments and outcome.deferred
+        if (
+            c.duplicate
+            or c.conflict
+            or c.updated
+            or contested
+            or any(p.sqlstate == "23505" for p in outcome.rejects.values())
+        ):
             raise _Mixed  # a key that is there may be one that came later in the file
 
     def _sift(self, conn: Connection, sifted: Sifted, others: Others, outcome: Outcome) -> None:
@@ -249,6 +266,8 @@ class Ladder:
                         sent += len(lines)
             if cur.rowcount != sent:  # asked while the cursor is open: a closed one has forgotten
                 raise Suppressed
+        if sent:
+            self.merger.wrote(conn)
         outcome.counters.inserted += sent
         outcome.levels["Exact" if exact else "Copy"] += sent
 

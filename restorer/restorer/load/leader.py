@@ -12,6 +12,7 @@ from functools import partial
 from restorer.database import account
 from restorer.database.ledger import LEASE_SECONDS
 from restorer.errors import LoadFailed, Unavailable
+from restorer.load.contest import orderly
 from restorer.load.pool import Pool
 from restorer.load.process import Process
 from restorer.load.settle import Settler
@@ -27,11 +28,11 @@ SEGMENT = 64 << 20  # bytes of a file that one task covers, when there are sever
 
 
 def worth_cutting(spec: RestoreSpec, plans: tuple[TablePlan, ...]) -> frozenset[str]:
-    """Tables whose file is loaded in segments. Under Update the last of several records with one key wins, so the order
-    must hold and the file stays whole; a compressed file has no places to start from."""
+    """Tables whose file is loaded in segments. Under Update each of several records with one key leaves its mark, so the
+    order must hold and the file stays whole; a compressed file has no places to start from."""
     if spec.mode != "Apply" or spec.load.workers * spec.load.pods == 1 or spec.on_conflict == "Update":
         return frozenset()
-    return frozenset(p.name for p in plans if not p.file.compression and p.file.size > SEGMENT * 3 // 2)
+    return frozenset(p.name for p in plans if not p.file.compression and p.file.size > SEGMENT * 3 // 2 and orderly(p))
 
 
 def worker_processes(spec: RestoreSpec) -> int:
@@ -68,7 +69,9 @@ class Leader:
         self._refuse_unfinished()
 
     def _once(self) -> None:
-        settler = Settler(self._session, self._ledger, self._bench.tasks, self._bench.ladder, self._emit)
+        settler = Settler(
+            self._session, self._ledger, self._bench.tasks, partial(self._bench.ladder, settling=True), self._emit
+        )
         groups: dict[int, list[TablePlan]] = {}
         for plan in self._plans:
             groups.setdefault(plan.group, []).append(plan)

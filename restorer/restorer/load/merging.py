@@ -8,6 +8,7 @@ import psycopg
 from psycopg.errors import UniqueViolation
 
 from restorer.database.connection import Connection, kind_of
+from restorer.database.origins import Origin, Origins
 from restorer.database.problems import SUPPRESSED, problem_of
 from restorer.database.relation import Relations
 from restorer.database.waiting import Waiting
@@ -26,7 +27,7 @@ _RACES = 5  # times that another worker may be first with a key of one stage bef
 class Merger:
     """Merges stages into one table, in the caller's transaction. `inner`: foreign keys within the table's own cycle.
     `home`: schema for stages where the role may not make temporary tables. `waiting`: the ledger's waiting rows; None where
-    nothing can wait for long (a retry)."""
+    nothing can wait for long (a retry). `origins`: of a file that is loaded in segments."""
 
     def __init__(
         self,
@@ -37,15 +38,29 @@ class Merger:
         inner: frozenset[str],
         home: str,
         waiting: Waiting | None,
+        origins: Origins | None,
         explain: Explain,
     ) -> None:
         self.plan, self._relations, self.on_conflict = plan, relations, on_conflict
         self._inner, self._home, self._waiting, self._explain = inner, home, waiting, explain
+        self._origins = origins
+        self._origin: Callable[[], Origin]
         self._held: set[int] = set()  # keys of rows that wait since this transaction
 
-    def begin(self) -> None:
-        """A new transaction: what was set aside in one that is undone does not count."""
+    def begin(self, origin: Callable[[], Origin]) -> None:
+        """A new transaction: what was set aside in one that is undone does not count. `origin`: where its rows come from,
+        asked for when they are read."""
         self._held.clear()
+        self._origin = origin
+
+    @property
+    def in_segments(self) -> bool:
+        return self._origins is not None
+
+    def wrote(self, conn: Connection) -> None:
+        """Rows were written in this (sub)transaction."""
+        if self._origins is not None:
+            self._origins.add(conn, self._origin())
 
     def stage(self, conn: Connection, given: Shape, number: int, *, narrow: bool = False) -> Stage:
         return Stage(
@@ -68,7 +83,7 @@ class Merger:
             if not screened:
                 outcome.rejects |= stage.screen()
             aside = self._set_aside(conn, stage, outcome, aside)
-            self.settle_keys(stage.existing(self.on_conflict, lazily=True), outcome)
+            self._settle_existing(stage, outcome, lazily=True)
         if stage.count():
             self._write_or_halve(conn, stage, outcome, blind, aside)
         self._held |= outcome.held
@@ -147,16 +162,15 @@ class Merger:
             outcome.deferred.append(ordinal)
             outcome.held.update(keys[ordinal])
 
-    def _wait_behind(self, ordinal: int, stage: Stage, outcome: Outcome) -> list[int]:
-        """`ordinal`, still in the stage, was just found to wait. -> those taken out because they wait behind it"""
+    def _wait_behind(self, ordinal: int, stage: Stage, outcome: Outcome) -> None:
+        """`ordinal`, still in the stage, was just found to wait: takes those out that wait behind it."""
         if self._waiting is None:
-            return []
+            return
         keys = stage.hashes()
         outcome.held.update(keys[ordinal])
         late = behind(keys, {ordinal}, ())
         stage.remove(late)
         self._wait(late, keys, outcome)
-        return late
 
     # -- what the keys and the server say ------------------------------------------------------------------------------
 
@@ -168,16 +182,22 @@ class Merger:
         else:
             outcome.rejects |= keys.different
 
-    def _settle_existing(self, stage: Stage, outcome: Outcome, ordinal: int | None = None) -> bool:
+    def _settle_existing(
+        self, stage: Stage, outcome: Outcome, ordinal: int | None = None, *, lazily: bool = False
+    ) -> bool:
         """Settles what is there by now, of all rows or one. -> whether anything was"""
-        keys = stage.existing(self.on_conflict, ordinal)
+        contested = {} if self._origins is None else stage.contested(self._origins, self._held, ordinal)
+        outcome.deferred += contested
+        self._held.update(*contested.values())
+        keys = stage.existing(self.on_conflict, ordinal, lazily=lazily)
         self.settle_keys(keys, outcome)
-        return bool(keys.duplicate or keys.updated or keys.different)
+        return bool(contested or keys.duplicate or keys.updated or keys.different)
 
     def _write(self, conn: Connection, stage: Stage, outcome: Outcome, which: list[int] | None = None) -> None:
         """Updates and inserts what the stage holds, or `which` of it. Raises Suppressed when a row went nowhere and it
         cannot be told which."""
         given = len(which) if which is not None else stage.count()
+        self.wrote(conn)
         if self.on_conflict == "Update":
             ((inserted, updated),) = write_together(conn, [(stage, which)], update=True)
             if inserted + updated != given:
@@ -216,8 +236,9 @@ class Merger:
                     work += [part[len(part) // 2 :], part[: len(part) // 2]]  # the earlier half first
                     continue
                 self.blame(part[0], error, stage, outcome)
-                if outcome.deferred[-1:] == part:
-                    gone.update(self._wait_behind(part[0], stage, outcome))
+                if self._inner and outcome.deferred[-1:] == part:
+                    self._wait_behind(part[0], stage, outcome)
+                gone.update(outcome.deferred)
                 stage.remove(part)
 
     def blame(self, ordinal: int, error: psycopg.Error | Suppressed, stage: Stage, outcome: Outcome) -> None:

@@ -1,6 +1,6 @@
-"""Rows that waited for parents in their own cycle of foreign keys: all of them at once, to a fixpoint.
+"""Rows that waited: those of a file in segments by replay.py, those of a cycle of foreign keys all at once, to a fixpoint.
 
-Everything that waits goes into one stage per table. What has no parent in a table nor in a stage is taken out, again and
+Everything that waits in a cycle goes into one stage per table. What has no parent in a table nor in a stage is taken out, again and
 again, until nothing more falls out; what is left goes in by ONE statement, an INSERT per table in its WITH clause:
 foreign keys are checked at the end of the statement (PostgreSQL documentation, CREATE TABLE, NOT DEFERRABLE), so even two
 rows that refer to each other get in. What fell out is rejected: its parents are nowhere.
@@ -9,7 +9,6 @@ rows that refer to each other get in. What fell out is rejected: its parents are
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 
 import psycopg
@@ -23,6 +22,7 @@ from restorer.events import BatchLoaded, Emit, TableChanged
 from restorer.load.batch import Outcome
 from restorer.load.ladder import Ladder
 from restorer.load.orphans import Graph, Node, prune
+from restorer.load.replay import Replay
 from restorer.load.stage import Stage, Suppressed, write_together
 from restorer.model import TablePlan
 from restorer.plan import components
@@ -46,13 +46,10 @@ class Settler:
 
     def _settle(self, plans: list[TablePlan]) -> None:
         started = time.monotonic()
-        events = []
         with self._session.transaction(staged=True) as conn:
             self._ledger.fence(conn)
-            outcomes = self._load(conn, plans) if any(p.cyclic for p in plans) else {}
-            for plan in plans:
-                if outcome := outcomes.get(plan.name):
-                    events.append(self._book(conn, plan, outcome, time.monotonic() - started))
+            outcomes = self._load(conn, plans) if any(p.cyclic for p in plans) else self._replay(conn, plans)
+            events = [self._book(conn, name, outcome, time.monotonic() - started) for name, outcome in outcomes.items()]
             self._tasks.settled(conn, [p.name for p in plans])
         for event in events:
             self._emit(event)
@@ -65,6 +62,10 @@ class Settler:
         return self._ladders[table]
 
     # -- in the database -----------------------------------------------------------------------------------------------
+
+    def _replay(self, conn: Connection, plans: list[TablePlan]) -> dict[str, Outcome]:
+        waiting = [p.name for p in plans if self._tasks.waiting.any(conn, p.name)]
+        return {name: Replay(conn, self._ledger, self._tasks, self._ladder(name)).run() for name in waiting}
 
     def _load(self, conn: Connection, plans: list[TablePlan]) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
@@ -98,6 +99,9 @@ class Settler:
             self._by_units(conn, stages, outcomes)
         for stage in every:
             stage.drop()
+        for name, outcome in outcomes.items():
+            outcome.close(outcome.counters.read)
+            self._reject(conn, name, outcome)
         return outcomes
 
     def _prune(self, stages: list[tuple[TablePlan, Stage]], outcomes: dict[str, Outcome]) -> None:
@@ -182,7 +186,7 @@ class Settler:
             stage.remove([ordinal])
 
     def _fill(self, conn: Connection, plan: TablePlan, number: int, outcome: Outcome) -> list[Stage]:
-        """Stages of one table, one per shape of record. The ordinal in the stage is the row's id in `deferred`."""
+        """Stages of one table, one per shape of record. The ordinal in the stage is the record's own."""
         ladder = self._ladder(plan.name)
         stages: dict[Shape, Stage] = {}
         for rows in self._tasks.waiting.chunks(conn, plan.name, _CHUNK):
@@ -192,22 +196,15 @@ class Settler:
                 outcome.rejects |= stages[brings].copy(has, [lines], isolate=True)
         return list(stages.values())
 
-    def _book(self, conn: Connection, plan: TablePlan, outcome: Outcome, seconds: float) -> BatchLoaded:
+    def _reject(self, conn: Connection, table: str, outcome: Outcome) -> None:
+        ordinals = sorted(outcome.rejects)
+        for at in range(0, len(ordinals), _CHUNK):
+            found = self._tasks.waiting.records(conn, table, ordinals[at : at + _CHUNK])
+            self._tasks.reject(conn, table, [(r, outcome.rejects[o]) for o, r in sorted(found.items())])
+
+    def _book(self, conn: Connection, table: str, outcome: Outcome, seconds: float) -> BatchLoaded:
         waiting = outcome.counters.read
-        outcome.close(waiting)
-        idents = sorted(outcome.rejects)
-        for at in range(0, len(idents), _CHUNK):
-            found = self._tasks.waiting.records(conn, idents[at : at + _CHUNK])
-            self._tasks.reject(conn, plan.name, [(found[i], outcome.rejects[i]) for i in idents[at : at + _CHUNK]])
-        self._tasks.settle_counts(conn, plan.name, outcome, seconds)
+        self._tasks.settle_counts(conn, table, outcome, seconds)
         outcome.counters.read = 0  # they were read, and counted as read, by the batches that set them aside
-        return BatchLoaded(
-            plan.name,
-            outcome.level,
-            outcome.counters,
-            0,
-            seconds,
-            -waiting,
-            outcome.reasons(),
-            dict(Counter(outcome.levels)),
-        )
+        reasons, levels = dict(outcome.reasons), dict(outcome.levels)
+        return BatchLoaded(table, outcome.level, outcome.counters, 0, seconds, -waiting, reasons, levels)

@@ -88,18 +88,18 @@ class Shaper:
             problem = rows.problems[0]
         outcome.rejects[index] = problem
 
-    def of_records(self, records: Sequence[tuple[int, Record]], outcome: Outcome) -> Others:
-        """The lines of records that were set aside, under the shapes that they bring, numbered as they come here; what
+    def of_records(self, records: Sequence[Record], outcome: Outcome) -> Others:
+        """The lines of records that were set aside, under the shapes that they bring, numbered by their ordinals; what
         cannot be converted is in `outcome`."""
         decoding = Decoding(self.converter.decoder, self.converter.line_decoder)
-        piece = decoding.together([(r.ordinal, r.offset, r.raw) for _, r in records])
+        piece = decoding.together([(r.ordinal, r.offset, r.raw) for r in records])
         part, others = Outcome(rejects={}, deferred=[]), Others()
         rows = self.converter.exact(piece)
         whole = _numbered(range(len(records)), rows.lines, self._apart(0, piece, rows, part, others))
         if whole:
             others.setdefault((self.columns, self.columns), []).extend(whole)
-        outcome.rejects |= {records[i][0]: problem for i, problem in part.rejects.items()}
-        return {shape: [(records[i][0], line) for i, line in lines] for shape, lines in others.items()}
+        outcome.rejects |= {records[i].ordinal: problem for i, problem in part.rejects.items()}
+        return {shape: [(records[i].ordinal, line) for i, line in lines] for shape, lines in others.items()}
 
 
 def _without(names: Shape, defaults: tuple[int, ...]) -> Shape:

@@ -12,14 +12,14 @@ from psycopg import sql
 
 from restorer.database.connection import Connection
 from restorer.database.relation import columns, equal
-from restorer.load.keys import Keyed
+from restorer.load.contest import Contested
 
 
 class Suppressed(Exception):
     """The server took fewer rows than it was given, and said nothing: a trigger returned NULL, or a rule stepped in."""
 
 
-class Stage(Keyed):
+class Stage(Contested):
     """A temporary table for rows of `table`. `given`: the columns that these rows bring (the others get their default).
 
     Lives in the caller's transaction. Rows found wanting are taken out and handed back; what stays can go in.
@@ -89,12 +89,6 @@ class Stage(Keyed):
                 join=equal("t", self._identity.columns, "s", self._identity.columns),
             )
         ]
-
-    def remove(self, ordinals: list[int]) -> None:
-        if len(ordinals) > 1:
-            self._index()
-        if ordinals:
-            self._run("DELETE FROM {s} WHERE {ord} = ANY ({which})", which=sql.Literal(ordinals))
 
     def compare(self) -> tuple[int, int, list[int]]:
         """(same, different, missing): how many of the rows the table has with the same content, how many with other

@@ -46,6 +46,7 @@ class Staged:
             next(o for o in ("dbrestore ord", "dbrestore ord 2", "dbrestore ord 3") if o not in own)
         )
         self.size = 0  # lines that were copied in
+        self._dropped = False
         self.emptied = False  # all of them were taken out, if perhaps by word alone
         name = f"dbrestore_stage_{number}"
         self._bare = f"{name}_{conn.info.backend_pid}" if home else name
@@ -68,7 +69,9 @@ class Staged:
         return self._conn.execute(query)
 
     def drop(self) -> None:
-        self._run("DROP TABLE {s}")
+        if not self._dropped:
+            self._run("DROP TABLE {s}")
+        self._dropped = True
 
     def ordinals(self) -> list[int]:
         return [row[0] for row in self._run("SELECT {ord} FROM {s} ORDER BY 1")]

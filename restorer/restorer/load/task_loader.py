@@ -120,14 +120,14 @@ class TaskLoader:
         self, conn: Connection, task: Task, batch: Batch, started: float, following: Batches | None
     ) -> tuple[Task, Outcome]:
         try:
-            outcome = self._ladder.load(conn, batch, self._session.begin, rollback, following)
+            outcome = self._ladder.load(conn, batch, self._session.begin, rollback, following, task)
             seconds = time.monotonic() - started
             new = advanced(task, batch, outcome, seconds)
             if outcome.rejects:
                 self._tasks.reject(conn, task.table, ((batch.record(i), p) for i, p in sorted(outcome.rejects.items())))
             if outcome.deferred:
                 waiting = (batch.record(i) for i in sorted(outcome.deferred))
-                self._tasks.waiting.add(conn, task, waiting, outcome.held)
+                self._tasks.waiting.add(conn, task.id, task.table, waiting, outcome.held)
             if not self._tasks.advance(conn, task, new):
                 rollback(conn)
                 self._tasks.refuse_ended(conn)
@@ -139,7 +139,7 @@ class TaskLoader:
         self._emit(
             BatchLoaded(
                 task.table, outcome.level, outcome.counters, new.next_offset - task.next_offset, seconds,
-                len(outcome.deferred), outcome.reasons(), dict(outcome.levels),
+                len(outcome.deferred), dict(outcome.reasons), dict(outcome.levels),
             )
         )  # fmt: skip
         return new, outcome

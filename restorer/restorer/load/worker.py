@@ -23,6 +23,7 @@ import psycopg
 from restorer.database.account import accounts
 from restorer.database.connection import Connection
 from restorer.database.ledger import Ledger
+from restorer.database.origins import Origins
 from restorer.database.relation import Relations
 from restorer.database.session import Session, failure_of
 from restorer.database.tasks import Tasks
@@ -72,8 +73,10 @@ class Workbench:
         self._was_empty: dict[str, bool] | None = None
         session.on_retry = ledger.count_retry
 
-    def ladder(self, table: str) -> Ladder:
+    def ladder(self, table: str, *, settling: bool = False) -> Ladder:
+        """`settling`: all segments of the table's file are loaded."""
         plan = self._plans[table]
+        origins = None if settling or not self._contested(plan) else Origins(self.ledger, table)
         group = {n for n, g in self._groups.items() if g == plan.group}
         inner = (
             frozenset(f.name for f in plan.table.foreign_keys if f.to_table in group) if plan.cyclic else frozenset()
@@ -81,8 +84,13 @@ class Workbench:
         return Ladder(
             plan, self._relations, self.spec.on_conflict, inner=inner, staged=not self._empty(table),
             always_staged=self.spec.mode == "DryRun", home=self.stage_home,
-            waiting=self.tasks.waiting, explain=explainer(self.emit, table),
+            waiting=self.tasks.waiting, origins=origins, explain=explainer(self.emit, table),
         )  # fmt: skip
+
+    def _contested(self, plan: TablePlan) -> bool:
+        if plan.cyclic or not plan.table.uniques:
+            return False
+        return self.session.retrying(lambda conn: self.tasks.in_segments(conn, plan.name), what="ledger")
 
     def _empty(self, table: str) -> bool:
         if self._was_empty is None:

@@ -96,7 +96,8 @@ class Metrics(Collector):
                 self._bytes.labels(*self._who, event.table)
             case BatchLoaded():
                 for outcome in OUTCOMES:
-                    if records := getattr(event.counters, outcome):
+                    # A replay may take out more rows than it puts in (load/replay.py); a counter never goes down.
+                    if (records := getattr(event.counters, outcome)) > 0:
                         self._records.labels(*self._who, event.table, outcome).inc(records)
                 self._bytes.labels(*self._who, event.table).inc(event.bytes)
                 self._batches.labels(*self._who, event.table, event.level).inc()
