@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from functools import partial
 from pathlib import Path
 
 import msgspec
 import psycopg
-from psycopg import sql
 
 from restorer import preflight
-from restorer.database import account, clean, sequences, verify
+from restorer.database import account, clean, verify
 from restorer.database.connection import Connection, first_connection, target_label
 from restorer.database.ledger import SCRATCH, Ledger, Run, ensure, exists, refuse_holder, taken_over
-from restorer.database.relation import of_table
 from restorer.database.session import AGAIN, Session, failure_of
 from restorer.errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
 from restorer.events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableCounts, TableStart, Warned
-from restorer.load import compare
+from restorer.load import afterwards, compare
 from restorer.load.dryrun import stand_ins
 from restorer.load.heartbeat import Heartbeat
 from restorer.load.leader import Leader, worker_processes, worth_cutting
@@ -32,7 +29,6 @@ from restorer.load.pool import Pool
 from restorer.load.process import Process
 from restorer.load.task_loader import check_limit
 from restorer.load.worker import IDLE_SECONDS, Workbench, settle_in
-from restorer.model import TablePlan
 from restorer.preflight import Prepared
 from restorer.report import Check, Counters, Report, SnapshotInfo
 from restorer.source import backup
@@ -162,9 +158,10 @@ class _Execution:
             return error
         self.emit(PhaseChanged("Verifying"))
         if self.spec.mode == "Apply":
-            self._after_load(plans, marks)
+            afterwards.tidy(self.session, self.spec, plans)
+            self._hooks("post", self.spec.hooks.post_restore, marks)
         if self.spec.mode != "DryRun":
-            self.checks += self.session.retrying(lambda conn: self._verify(conn, plans), what="verification")
+            self.checks += afterwards.verified(self.session, self.ledger, self.spec, plans)
         if self.session.retrying(bench.tasks.unsettled, what="ledger"):
             # A failover to a replica that lagged behind: what was on the disk is on another one.
             raise Unavailable("the database came back without what it had committed", AGAIN)
@@ -357,24 +354,6 @@ class _Execution:
                     self.ledger.mark(conn, mark)
 
             self.session.retrying(step, what=f"hook {hook.name}")
-
-    def _after_load(self, plans: tuple[TablePlan, ...], marks: list[str]) -> None:
-        for plan, column, sequence in sequences.owned(plans):
-
-            def step(_: Connection, p: TablePlan = plan, col: str = column, s: str = sequence) -> None:
-                with self.session.transaction(durable=True) as conn:
-                    sequences.advance(conn, p, col, s)
-
-            self.session.retrying(step, what=f"sequence {sequence}")
-        for plan in plans:
-            analyze = sql.SQL("ANALYZE {}").format(of_table(plan.table.schema, plan.name).write)
-            self.session.retrying(partial(psycopg.Connection.execute, query=analyze), what=f"ANALYZE {plan.name}")
-        self._hooks("post", self.spec.hooks.post_restore, marks)
-
-    def _verify(self, conn: Connection, plans: tuple[TablePlan, ...]) -> list[Check]:
-        accounts = {a.name: a for a in account.accounts(conn, self.ledger)}
-        extra = compare.checks(conn, plans, accounts, self.spec) if self.spec.mode == "VerifyOnly" else []
-        return extra + verify.verify(conn, self.spec, plans, accounts)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

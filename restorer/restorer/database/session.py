@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -41,6 +42,7 @@ class Session:
         self.conninfo, self.retry, self.emit = conninfo, retry, emit
         self._conn = conn
         self._one = one_connection
+        self._cancelled = threading.Event()
         self.on_retry: Callable[[Connection], object] = lambda _: None
 
     @property
@@ -51,6 +53,20 @@ class Session:
                 raise Unavailable("the connection is lost, and with it this run's temporary tables", "run it again")
             self._conn = reopen(self.conninfo)
         return self._conn
+
+    def another(self) -> Session:
+        """A second one to the same server, not open yet."""
+        other = Session(self.conninfo, self.retry, self.emit)
+        other.on_retry = self.on_retry
+        return other
+
+    def cancel(self) -> None:
+        """From another thread: ends the statement that is under way; nothing is tried again. One that only just begins may
+        escape: call it until that thread is done."""
+        self._cancelled.set()
+        if self._conn is not None and not self._conn.closed:
+            with contextlib.suppress(psycopg.Error):
+                self._conn.cancel()
 
     def close(self) -> None:
         if self._conn is not None:
@@ -87,6 +103,8 @@ class Session:
         """
         started = time.monotonic()
         for attempt, wait in enumerate(backoff(self.retry.initial_seconds, self.retry.max_seconds), 1):
+            if self._cancelled.is_set():
+                raise Unavailable(f"{what}: cancelled", AGAIN)
             try:
                 return step(self.conn)
             except psycopg.Error as error:
@@ -107,7 +125,7 @@ class Session:
                 AGAIN,
             ) from None
         self.emit(Retried(state, wait, attempt, words))
-        time.sleep(wait)
+        self._cancelled.wait(wait)
         with contextlib.suppress(psycopg.Error):
             self.on_retry(self.conn)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import psycopg
 from psycopg import sql
 
@@ -15,32 +18,41 @@ from restorer.model import ForeignKey, TablePlan
 from restorer.report import Check
 from restorer.spec import RestoreSpec
 
+Ask = Callable[[Connection], Check]
 
-def verify(
-    conn: Connection, spec: RestoreSpec, plans: tuple[TablePlan, ...], accounts: dict[str, TableAccount]
-) -> list[Check]:
-    """All checks that the spec asks for. `accounts`: what the ledger says of each table."""
-    asked, checks = spec.verification, list[Check]()
+
+def checks(spec: RestoreSpec, plans: tuple[TablePlan, ...], accounts: dict[str, TableAccount]) -> list[Ask]:
+    """All checks that the spec asks for, each by itself. `accounts`: what the ledger says of each table."""
+    asked, found = spec.verification, list[Ask]()
     for plan in plans:
         account = accounts[plan.name]
         if plan.file.expected_records is not None:
-            checks.append(_equal("manifestCount", plan.name, plan.file.expected_records, account.read))
+            found.append(_known("manifestCount", plan.name, plan.file.expected_records, account.read))
         if asked.row_counts:
             if account.records_in_file is not None and plan.file.layout != "ndjson":  # blank lines have numbers too
-                checks.append(_equal("fileCount", plan.name, account.records_in_file, account.read))
+                found.append(_known("fileCount", plan.name, account.records_in_file, account.read))
             if account.was_empty:
-                checks.append(_equal("rowCount", plan.name, account.inserted, count(conn, plan)))
+                found.append(partial(_row_count, plan=plan, expected=account.inserted))
         if asked.foreign_keys:
-            checks += [_foreign_key(conn, plan, fk) for fk in plan.table.foreign_keys if fk.readable]
+            found += [partial(_foreign_key, plan=plan, fk=fk) for fk in plan.table.foreign_keys if fk.readable]
     if asked.sequences:
-        for plan, column, sequence in owned(plans):
-            free, expected, actual = next_is_free(conn, plan, column, sequence)
-            checks.append(
-                Check("sequence", f"{plan.name}.{column}", free, f">= {expected}" if expected else "", actual)
-            )
-    checks += [_not_null(conn, spec.target.schema_, name) for name in asked.not_null]
-    checks += [_query(conn, q.name, q.sql, q.expect) for q in asked.queries]
-    return checks
+        found += [partial(_sequence, plan=p, column=column, sequence=name) for p, column, name in owned(plans)]
+    found += [partial(_not_null, schema=spec.target.schema_, name=name) for name in asked.not_null]
+    found += [partial(_query, name=q.name, text=q.sql, expect=q.expect) for q in asked.queries]
+    return found
+
+
+def _known(check: str, table: str, expected: int, actual: int) -> Ask:
+    return lambda _: _equal(check, table, expected, actual)
+
+
+def _row_count(conn: Connection, plan: TablePlan, expected: int) -> Check:
+    return _equal("rowCount", plan.name, expected, count(conn, plan))
+
+
+def _sequence(conn: Connection, plan: TablePlan, column: str, sequence: str) -> Check:
+    free, expected, actual = next_is_free(conn, plan, column, sequence)
+    return Check("sequence", f"{plan.name}.{column}", free, f">= {expected}" if expected else "", actual)
 
 
 def count(conn: Connection, plan: TablePlan) -> int:
