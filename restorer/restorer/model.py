@@ -97,8 +97,8 @@ class CheckConstraint(msgspec.Struct, frozen=True):
 class Table(msgspec.Struct, frozen=True):
     """A table as the catalog shows it. `rls`: row security would apply to this role. `changing`: BEFORE INSERT triggers
     may change a row before its constraints are looked at. `ruled`: rules rewrite INSERT, which COPY passes by. `undoable`:
-    a row that was put in can be taken out again and leaves no trace: no trigger fires for INSERT or DELETE, and all of the
-    table is here (no foreign partition)."""
+    a row that was put in can be taken out again and leaves no trace there: no triggers or rules for INSERT or DELETE, also
+    of partitions, which have no keys of their own and are all here; a publication of deletes would know which row it was."""
 
     schema: str
     name: str

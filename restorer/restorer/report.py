@@ -7,7 +7,7 @@ import msgspec
 
 class Counters(msgspec.Struct, rename="camel"):
     """What became of the records read. Always `read = inserted + updated + duplicate + conflict + rejected`
-    (plus `deferred` while a run is under way: rows that wait for their parents; 0 at the end)."""
+    (plus `deferred` while a run is under way: rows that wait; 0 at the end)."""
 
     read: int = 0
     inserted: int = 0

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import random
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from fix_disorder import Disorder
 from fix_restore import Record, Restore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from psycopg import sql
-from restorer.database.ledger import Ledger
-from restorer.database.tasks import Task
 from restorer.events import AnyEvent, BatchLoaded
-from restorer.load import leader, worker
-from restorer.load.batch import Batch, Batches
-from restorer.load.leader import Leader
-from restorer.load.task_loader import Lost, TaskLoader
 
 COLUMNS = (
     "slug text UNIQUE, n int DEFAULT 7 CHECK (n < 100), amount numeric(6, 2), at timestamptz(3), doc json, tags text[]"
@@ -26,7 +17,10 @@ COLUMNS = (
 CHILD = "CREATE TABLE c (id int PRIMARY KEY, t_id int NOT NULL REFERENCES t (id))"
 SCHEMAS = {
     "primary key": (f"CREATE TABLE t (id int PRIMARY KEY, {COLUMNS})", CHILD),
-    "no key without nulls": (f"CREATE TABLE t (id int UNIQUE, {COLUMNS})", CHILD),
+    "ids that the file has": (
+        f"CREATE TABLE t (id serial PRIMARY KEY, {COLUMNS}, twice int GENERATED ALWAYS AS (id * 2) STORED)",
+        CHILD,
+    ),
     "partitions": (
         f"CREATE TABLE t (id int PRIMARY KEY, {COLUMNS.replace('UNIQUE', '')}, UNIQUE (id, slug)) PARTITION BY HASH (id)",
         "CREATE TABLE t0 PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 0)",
@@ -40,41 +34,7 @@ SCHEMAS = {
 }
 
 
-@pytest.fixture
-def disorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """Call it with a seed: files are cut every few records then, and the batches of all segments come in a random order."""
-    order = random.Random(0)
-    query, segments, load, step = Ledger.q, Leader._segments, TaskLoader.load, TaskLoader._load
-    batches: dict[TaskLoader, Iterator[int]] = {}
-
-    def any_task_first(ledger: Ledger, text: str) -> sql.Composed:
-        mixed = f"ORDER BY b.position, hashint8(t.start_offset # {order.randrange(1 << 30)})"
-        return query(ledger, text.replace("ORDER BY b.position, t.start_offset", mixed))
-
-    def all_at_once(self: Leader) -> Iterator[str]:
-        yield from list(segments(self))[-1:]
-
-    def one_batch(self: TaskLoader, task: Task) -> None:
-        batches[self] = itertools.count()
-        load(self, task)
-
-    def or_none(self: TaskLoader, task: Task, batch: Batch, following: Batches | None) -> Task:
-        if following is not None and next(batches[self]):
-            raise Lost
-        return step(self, task, batch, following)
-
-    monkeypatch.setattr(leader, "SEGMENT", 64)
-    monkeypatch.setattr(worker, "IDLE_SECONDS", 0)
-    monkeypatch.setattr(Ledger, "q", any_task_first)
-    monkeypatch.setattr(Leader, "_segments", all_at_once)
-    monkeypatch.setattr(TaskLoader, "load", one_batch)
-    monkeypatch.setattr(TaskLoader, "_load", or_none)
-    return order.seed
-
-
-def both(
-    at: Restore, disorder: Callable[[int], None], seed: int, schema: str, there: list[Record], **options: Any
-) -> list[Any]:
+def both(at: Restore, disorder: Disorder, seed: int, schema: str, there: list[Record], **options: Any) -> list[Any]:
     """Loads by one worker, and by the segments in disorder: what both leave must be the same. -> what it is"""
     ends = []
     for pods in (1, 2):
@@ -115,7 +75,7 @@ RECORD = st.fixed_dictionaries(
     seed=st.integers(0, 1 << 20),
 )
 def test_segments_in_any_order_end_like_one_file(
-    at: Restore, disorder: Callable[[int], None],
+    at: Restore, disorder: Disorder,
     schema: str, records: list[Record], there: list[int], policy: str, seed: int,
 ):  # fmt: skip
     at.file("t", records).file("c", [{"id": i, "t_id": i} for i in range(1, 9)])
@@ -123,9 +83,7 @@ def test_segments_in_any_order_end_like_one_file(
     both(at, disorder, seed, schema, rows, on_conflict=policy)
 
 
-def test_a_later_record_that_was_quicker_makes_way_and_what_it_kept_out_comes_in(
-    at: Restore, disorder: Callable[[int], None]
-):
+def test_a_later_record_that_was_quicker_makes_way_and_what_it_kept_out_comes_in(at: Restore, disorder: Disorder):
     """4 has the slug of 1 and the id of 5: without 4, 5 gets in. Children of the first records keep their parents."""
     filler = [{"id": i, "slug": f"s{i}"} for i in range(10, 20)]
     records = [{"id": 1, "slug": "x"}, *filler, {"id": 4, "slug": "x"}, {"id": 4, "slug": "y"}]
@@ -137,7 +95,7 @@ def test_a_later_record_that_was_quicker_makes_way_and_what_it_kept_out_comes_in
         assert children == [(1, 1), (2, 4)]
 
 
-def test_a_row_that_somebody_refers_to_by_now_stays(at: Restore, disorder: Callable[[int], None]):
+def test_a_row_that_somebody_refers_to_by_now_stays(at: Restore, disorder: Disorder):
     """Nothing is taken from under an application that works on the table already."""
     at.schema(
         "CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE)",
@@ -179,7 +137,7 @@ TABLE = "CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE, up int)"
         ("ALTER TABLE t DROP CONSTRAINT t_pkey, DROP CONSTRAINT t_slug_key", True),
     ],
 )
-def test_only_a_file_whose_order_can_be_kept_is_cut(at: Restore, disorder: Callable[[int], None], more: str, cut: bool):
+def test_only_a_file_whose_order_can_be_kept_is_cut(at: Restore, disorder: Disorder, more: str, cut: bool):
     at.schema("CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'", TABLE, more)
     at.file("t", [{"id": i, "slug": str(i), "up": None} for i in range(1, 21)])
     result = at.ok(load={"batch_rows": 2, "pods": 2})
@@ -187,7 +145,7 @@ def test_only_a_file_whose_order_can_be_kept_is_cut(at: Restore, disorder: Calla
     assert (at.value("SELECT count(*) FROM dbrestore.tasks") > 1) == cut
 
 
-def test_a_role_that_may_not_delete_loads_the_file_whole(at: Restore, disorder: Callable[[int], None]):
+def test_a_role_that_may_not_delete_loads_the_file_whole(at: Restore, disorder: Disorder):
     at.schema(TABLE)
     at.file("t", [{"id": i, "slug": str(i), "up": None} for i in range(1, 21)])
     dsn = at.role("GRANT SELECT, INSERT ON t TO {}")
@@ -195,7 +153,7 @@ def test_a_role_that_may_not_delete_loads_the_file_whole(at: Restore, disorder: 
     assert at.value("SELECT count(*) FROM dbrestore.tasks") == 1
 
 
-def test_rows_that_were_there_before_are_settled_at_once(at: Restore, disorder: Callable[[int], None]):
+def test_rows_that_were_there_before_are_settled_at_once(at: Restore, disorder: Disorder):
     """Not set aside: all of a file may be there already."""
     at.schema(TABLE, "INSERT INTO t SELECT i, i::text FROM generate_series(1, 20) i")
     at.file("t", [{"id": i, "slug": str(i), "up": None} for i in range(1, 41)])

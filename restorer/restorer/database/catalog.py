@@ -25,8 +25,15 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind =
              ORDER BY 1) AS triggers,
        EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 7 = 7) AS changing,
        EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '3' AND r.ev_enabled <> 'D') AS ruled,
-       NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 12 <> 0)
-       AND NOT EXISTS (SELECT FROM pg_partition_tree(c.oid) p JOIN pg_class f ON f.oid = p.relid WHERE f.relkind = 'f') AS undoable,
+       (c.relkind = 'p' OR NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid)) AND NOT EXISTS (
+         SELECT FROM (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid)) below (oid) JOIN pg_class b ON b.oid = below.oid
+         WHERE b.relkind = 'f'
+         OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = b.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 12 <> 0)
+         OR EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = b.oid AND r.ev_type IN ('3', '4') AND r.ev_enabled <> 'D')
+         OR (b.oid <> c.oid AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = b.oid AND (x.indisunique OR x.indisexclusion)
+             AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = x.indexrelid)))
+         OR (b.relkind = 'r' AND EXISTS (SELECT FROM pg_publication WHERE pubdelete) AND NOT (b.relreplident IN ('f', 'i')
+             OR (b.relreplident = 'd' AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = b.oid AND x.indisprimary))))) AS undoable,
        ARRAY(SELECT p.pubname::text FROM pg_publication p WHERE p.puballtables OR EXISTS (
              SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid) ORDER BY 1) AS published
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

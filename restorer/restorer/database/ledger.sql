@@ -1,5 +1,6 @@
 -- The ledger of database-restore-operator: what each run has done, committed together with the rows it tells of.
 -- {schema} stands for the quoted schema name (ledger.schema, "dbrestore" unless told otherwise).
+-- Every table has a primary key: a publication FOR ALL TABLES keeps rows from being deleted from one without.
 CREATE SCHEMA IF NOT EXISTS {schema};
 
 -- One row per run. A finished run is final: its report is here.
@@ -111,12 +112,13 @@ CREATE TABLE IF NOT EXISTS {schema}.deferred (
     table_name  text NOT NULL,
     ordinal     bigint NOT NULL,
     byte_offset bigint NOT NULL,
-    record      bytea NOT NULL
+    record      bytea NOT NULL,
+    PRIMARY KEY (run, table_name, ordinal)
 );
-CREATE UNIQUE INDEX IF NOT EXISTS deferred_ordinal ON {schema}.deferred (run, table_name, ordinal);
 
 -- Hashes of the keys that waiting rows have: a later row with one of them waits behind them.
 CREATE TABLE IF NOT EXISTS {schema}.waiting_keys (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run         text NOT NULL REFERENCES {schema}.runs ON DELETE CASCADE,
     table_name  text NOT NULL,
     key         bigint NOT NULL
@@ -126,6 +128,7 @@ CREATE INDEX IF NOT EXISTS waiting_keys_key ON {schema}.waiting_keys (run, table
 -- What one transaction wrote of a file that is loaded in segments: the row here and the rows of the table have the same xmin.
 -- Empty again when the table is settled.
 CREATE TABLE IF NOT EXISTS {schema}.origins (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run          text NOT NULL,
     table_name   text NOT NULL,
     task         bigint NOT NULL REFERENCES {schema}.tasks ON DELETE CASCADE,
@@ -137,6 +140,7 @@ CREATE INDEX IF NOT EXISTS origins_run ON {schema}.origins (run, table_name);
 
 -- How far the run was at one moment: every few seconds, and whenever a table is complete.
 CREATE TABLE IF NOT EXISTS {schema}.samples (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run       text NOT NULL REFERENCES {schema}.runs ON DELETE CASCADE,
     at        timestamptz NOT NULL DEFAULT clock_timestamp(),
     bytes     bigint NOT NULL,

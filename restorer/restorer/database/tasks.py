@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -156,19 +155,22 @@ class Tasks:
                         )
                     )
 
-    def settle_counts(self, conn: Connection, table: str, outcome: Outcome, seconds: float) -> None:
-        """Books what became of the table's waiting rows. They may come from several segments; the first one's task takes
-        them all, so that each task still adds up."""
+    def settle_counts(
+        self, conn: Connection, table: str, outcome: Outcome, seconds: float, upto: int | None = None
+    ) -> None:
+        """Books what became of the table's waiting rows (those up to the ordinal `upto`), which wait no longer. They may come
+        from several segments; the first one's task takes them all, so that each task still adds up."""
         c, key = outcome.counters, (self._ledger.run, table)
-        self.waiting.clear(conn, table)
-        conn.execute(
-            self._q("UPDATE {tasks} SET read = read - deferred, deferred = 0 WHERE run = %s AND table_name = %s"), key
-        )
+        for task, waited in self.waiting.clear(conn, table, upto).items():
+            conn.execute(
+                self._q("UPDATE {tasks} SET read = read - %s, deferred = deferred - %s WHERE id = %s"),
+                (waited, waited, task),
+            )
         row = conn.execute(
             self._q("SELECT batches, records FROM {tasks} WHERE run = %s AND table_name = %s AND start_offset = 0"), key
         ).fetchone()
         assert row is not None
-        batches, records = Counter(row[0]) + Counter({outcome.level: 1}), Counter(row[1]) + outcome.levels
+        batches, records = counted(row[0], {outcome.level: 1}), counted(row[1], outcome.levels)
         conn.execute(
             self._q(
                 "UPDATE {tasks} SET read = read + %s, inserted = inserted + %s, updated = updated + %s, duplicate = duplicate + %s, "
@@ -188,6 +190,23 @@ class Tasks:
                 *key,
             ),
         )
+
+    def unsettle(self, conn: Connection, task: int, records: int) -> dict[str, int]:
+        """So many rows of the task are taken out again, and wait. -> less by how many, for each rung: the ledger does not know
+        by which one these very rows came"""
+        row = conn.execute(self._q("SELECT records FROM {tasks} WHERE id = %s FOR UPDATE"), (task,)).fetchone()
+        assert row is not None
+        have, left, less = row[0], records, dict[str, int]()
+        for level in LEVELS:
+            if taken := min(left, have.get(level, 0)):
+                less[level], left = -taken, left - taken
+        conn.execute(
+            self._q(
+                "UPDATE {tasks} SET inserted = inserted - %s, deferred = deferred + %s, records = %s WHERE id = %s"
+            ),
+            (records, records, Jsonb(counted(have, less)), task),
+        )
+        return less
 
     def settled(self, conn: Connection, tables: list[str]) -> None:
         """These tables are complete: those that refer to them may start."""
@@ -264,6 +283,11 @@ class Tasks:
         ).fetchone()
         assert row is not None
         return int(row[0]), int(row[1])
+
+
+def counted(old: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    """Both together, key by key."""
+    return {name: old.get(name, 0) + more.get(name, 0) for name in {**old, **more}}
 
 
 def _storable(text: str) -> str:

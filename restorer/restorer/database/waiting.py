@@ -98,13 +98,15 @@ class Waiting:
         )
         return {row[0]: Record(*row) for row in rows}
 
-    def clear(self, conn: Connection, table: str, upto: int | None = None) -> None:
-        """The table's waiting rows are settled, all of them or those up to the ordinal `upto`."""
-        conn.execute(
+    def clear(self, conn: Connection, table: str, upto: int | None = None) -> dict[int, int]:
+        """The table's waiting rows are settled, all of them or those up to the ordinal `upto`. -> task -> how many it had"""
+        gone = conn.execute(
             self._q(
-                "DELETE FROM {deferred} WHERE run = %s AND table_name = %s AND (ordinal <= %s::bigint OR %s::bigint IS NULL)"
+                "WITH gone AS (DELETE FROM {deferred} WHERE run = %s AND table_name = %s "
+                "AND (ordinal <= %s::bigint OR %s::bigint IS NULL) RETURNING task) SELECT task, count(*) FROM gone GROUP BY task"
             ),
             (self._run, table, upto, upto),
-        )
+        ).fetchall()
         if upto is None:
             conn.execute(self._q("DELETE FROM {waiting_keys} WHERE run = %s AND table_name = %s"), (self._run, table))
+        return dict(gone)

@@ -17,21 +17,34 @@ from restorer.database.origins import Origins
 from restorer.database.relation import equal
 from restorer.load.hold import behind
 from restorer.load.keys import Keyed
-from restorer.model import TablePlan
+from restorer.load.staged import identity
+from restorer.model import ForeignKey, Table, TablePlan, Unique
 
 
 def orderly(plan: TablePlan) -> bool:
-    """Whether the file's order can be kept over several segments: set queries see every key, and a row that was quicker than
-    an earlier one can be taken out again as if it had never been. Without keys no order shows."""
-    table = plan.table
+    """Whether the file's order can be kept over several segments: set queries see every key of every record, one of which says
+    which row a record became, and a row that was quicker than an earlier one can be taken out again. Without keys no order
+    shows."""
+    table, planned = plan.table, tuple(c.column.name for c in plan.columns)
     if not table.uniques and not table.exclusions:
         return True
     return (
-        not plan.cyclic
+        identity(table, planned) is not None
+        and not plan.cyclic
         and table.undoable
         and not (table.exclusions or table.rls or table.ruled)
-        and all(u.columns and not u.partial for u in table.uniques)
+        and all(_seen(unique, table, planned) for unique in table.uniques)
         and {"SELECT", "DELETE"} <= set(table.privileges)
+    )
+
+
+def _seen(unique: Unique, table: Table, planned: tuple[str, ...]) -> bool:
+    """Whether the values of this key come from the records; those of a sequence meet no other one."""
+    if not unique.columns or unique.partial or unique.nulls_not_distinct:
+        return False
+    columns = [table.column(name) for name in unique.columns]
+    return all(
+        not c.generated and (c.identity or c.sequence or (c.name in planned and not c.has_default)) for c in columns
     )
 
 
@@ -48,29 +61,28 @@ class Holder(NamedTuple):
 class Contested(Keyed):
     """Rows whose keys other rows of the same run have as well."""
 
-    def contested(
-        self, origins: Origins, held: Collection[int], ordinal: int | None = None
-    ) -> dict[int, Collection[int]]:
-        """Takes out the rows that have a key of an earlier row here, or of a row that this run put into the table (of these only
-        `ordinal`, if told), and all that come behind one of them. `held`: keys of rows of the same batch that wait already. So
-        a row of the table that came with the same batch as one that waits, and has a key of it, came before it.
-        -> ordinal -> hashes of its keys"""
+    def contested(self, origins: Origins, held: Collection[int]) -> dict[int, Collection[int]]:
+        """Takes out the rows that have a key of an earlier row here, or of a row that this run put into the table, and all that
+        come behind one of them. `held`: keys of rows of the same batch that wait already. So a row of the table that came with
+        the same batch as one that waits, and has a key of it, came before it. -> ordinal -> hashes of its keys"""
         found = set[int]()
-        only = sql.SQL("") if ordinal is None else sql.SQL(" AND s.{} = {}").format(self.ord, sql.Literal(ordinal))
         for unique in self._uniques():
-            if ordinal is None:
-                found.update(o for o, first in self._clusters(unique) if o != first)
+            found.update(o for o, first in self._clusters(unique) if o != first)
             rows = self._run(
-                "SELECT s.{ord} FROM {s} AS s, {t} AS t WHERE {join}{only} AND {ours}",
-                join=self._joined(unique), only=only, ours=origins.wrote("t"),
+                "SELECT s.{ord} FROM {s} AS s, {t} AS t WHERE {join} AND {ours}",
+                join=self._joined(unique), ours=origins.wrote("t"),
             )  # fmt: skip
             found.update(row[0] for row in rows)
-        if not found and not held:
+        return self.set_aside(found, held)
+
+    def set_aside(self, these: Collection[int], held: Collection[int]) -> dict[int, Collection[int]]:
+        """Takes out these rows, and those that come behind them or behind the holders of `held`. -> as `contested`"""
+        if not these and not held:
             return {}
         keys = self.hashes()
-        found.update(behind(keys, found, held))
-        self.remove(sorted(found))
-        return {o: keys[o] for o in found}
+        out = {*these, *behind(keys, these, held)}
+        self.remove(sorted(out))
+        return {o: keys[o] for o in out}
 
     def holders(self) -> list[Holder]:
         """The rows of the table that have a key of a row here, each as often as it has one."""
@@ -83,16 +95,33 @@ class Contested(Keyed):
             found += [Holder(*row) for row in rows]
         return found
 
-    def evict(self, holders: Collection[Holder]) -> list[int]:
-        """Takes those of `holders` out of the table that came with the rows here. -> ordinals of these"""
-        alike = self._same("t", "s")
-        if self._identity:
-            alike = sql.SQL("{} AND {}").format(alike, equal("t", self._identity.columns, "s", self._identity.columns))
+    def evict(self, holders: Collection[Holder], children: Collection[ForeignKey], *, all_of_it: bool) -> list[int]:
+        """Takes those of `holders` out of the table that came with the rows here, or (`all_of_it`) all that came in the same
+        transactions as these. `children`: foreign keys of other tables; a row that one refers to stays.
+        -> ordinals of the rows here that they came with"""
+        if self._identity is None:  # nothing says which row is which
+            return []
         found = self._run(
-            "DELETE FROM {t} AS t USING {s} AS s WHERE t.ctid = ANY ({places}::tid[]) AND t.tableoid = ANY ({tables}::oid[]) "
-            "AND {alike} RETURNING s.{ord}",
-            places=sql.Literal(sorted({h.ctid for h in holders})),
-            tables=sql.Literal(sorted({h.table for h in holders})),
-            alike=alike,
+            "DELETE FROM {t} AS t USING {s} AS s WHERE {join} AND {alike} AND {which}{free} RETURNING s.{ord}",
+            join=equal("t", self._identity.columns, "s", self._identity.columns),
+            alike=self._same("t", "s"),
+            which=_by_xmin(holders) if all_of_it else _by_place(holders),
+            free=sql.SQL("").join(_no_child(fk) for fk in children),
         )
         return [row[0] for row in found]
+
+
+def _no_child(fk: ForeignKey) -> sql.Composed:
+    return sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS c WHERE {})").format(
+        sql.Identifier(fk.schema, fk.table), equal("c", fk.columns, "t", fk.to_columns)
+    )
+
+
+def _by_xmin(holders: Collection[Holder]) -> sql.Composed:
+    return sql.SQL("t.xmin = ANY ({}::xid[])").format(sql.Literal(sorted({h.xmin for h in holders})))
+
+
+def _by_place(holders: Collection[Holder]) -> sql.Composed:
+    """As text, so that no plan begins with these places and goes through all rows of the stage for each."""
+    places = sorted({f"{h.table} {h.ctid} {h.xmin}" for h in holders})
+    return sql.SQL("format('%s %s %s', t.tableoid::bigint, t.ctid, t.xmin) = ANY ({})").format(sql.Literal(places))

@@ -34,6 +34,7 @@ _COMPARABLE = frozenset(
     ]
 )
 _TEXT = frozenset(["text", "varchar", "bpchar", "name"])
+_HASHED = frozenset(["inet", "cidr", "macaddr", "macaddr8", "interval", "timetz"])  # but not compared as they are
 _FEW = 200  # rows that are looked through as fast as an index is made
 
 
@@ -57,13 +58,17 @@ class Keyed(Screened):
         ]
         return [self._identity, *others] if self._identity else others
 
-    def existing(self, on_conflict: str, ordinal: int | None = None, *, lazily: bool = False) -> Keys:
+    def existing(
+        self, on_conflict: str, ordinal: int | None = None, *, lazily: bool = False, but: sql.Composable | None = None
+    ) -> Keys:
         """Takes out rows whose key the table has (`ordinal`: only this row): with the same content it is a duplicate
         whatever the policy; with other content it is handed back in `different` (Skip, Reject), or stays to be written
         (Update, but for another unique key than the identity). `lazily`: where that is all of them `count` says so, and the
-        table, which goes with its transaction, is left as it is."""
+        table, which goes with its transaction, is left as it is. `but`: a condition on the table's rows, with its AND."""
         keys = Keys(different={})
-        only = sql.SQL("") if ordinal is None else sql.SQL(" AND s.{} = {}").format(self.ord, sql.Literal(ordinal))
+        only = but or sql.SQL("").format()
+        if ordinal is not None:
+            only = sql.SQL("{} AND s.{} = {}").format(only, self.ord, sql.Literal(ordinal))
         for unique in self._uniques():
             if self.emptied:
                 break
@@ -152,7 +157,7 @@ class Keyed(Screened):
         name, kind = sql.Identifier(column.name), column.type
         if kind.name == "citext":
             return sql.SQL("hash_array_extended(ARRAY[lower({}::text)], 0)").format(name)
-        if kind.kind == "e" or (kind.kind == "b" and kind.name in _COMPARABLE | _TEXT):
+        if kind.kind == "e" or (kind.kind == "b" and kind.name in _COMPARABLE | _TEXT | _HASHED):
             return sql.SQL("hash_array_extended(ARRAY[{}], 0)").format(name)
         return sql.SQL("0")
 

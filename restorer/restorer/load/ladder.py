@@ -14,6 +14,7 @@ Good rows never pay for bad neighbours twice: `Ladder` remembers the rung that t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -37,10 +38,16 @@ from restorer.load.stage import Stage, Suppressed
 from restorer.load.staged import COPY_OPTIONS, Line
 from restorer.model import ColumnPlan, TablePlan
 
+_STAGES = 500  # in one transaction; a server with PostgreSQL's defaults has locks for some 3,000
 CALM = 2  # clean batches after which a lower rung is tried again
 
 # How a batch goes in: straight by COPY; sifted by a probe; all of it through a stage; that, but row by row.
 Way = Literal["direct", "sift", "stage", "blind"]
+
+
+class Crowded(Exception):
+    """The batch needs more temporary tables than one transaction should have: each keeps its locks to the end, and a server
+    has room for so many (max_locks_per_transaction). Halves of it, each in a transaction of its own, need fewer."""
 
 
 class _Mixed(Exception):
@@ -83,6 +90,7 @@ class Ladder:
         self._sift_fails = False  # something that a probe does not see keeps rows out
         self._calm = 0
         self._number = 0  # of the stages in this transaction
+        self._most = _STAGES
 
     def load(
         self,
@@ -94,7 +102,9 @@ class Ladder:
         task: Task | None = None,
     ) -> Outcome:
         """Loads the batch and leaves the transaction open for the ledger. Raises psycopg.Error for what is no record's
-        fault. `following`: what comes after the batch; it is made ready in the meantime. `task`: as it stands before it."""
+        fault. `following`: what comes after the batch; it is made ready in the meantime. `task`: as it stands before it; with it the
+        batch may be refused, by Crowded."""
+        self._most = sys.maxsize if task is None else _STAGES
 
         def origin() -> Origin:
             assert task is not None
@@ -282,6 +292,8 @@ class Ladder:
 
     def _next_number(self) -> int:
         self._number += 1
+        if self._number > self._most:
+            raise Crowded
         return self._number
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import psycopg
+from psycopg import sql
 from psycopg.errors import UniqueViolation
 
 from restorer.database.connection import Connection, kind_of
@@ -84,6 +85,8 @@ class Merger:
                 outcome.rejects |= stage.screen()
             aside = self._set_aside(conn, stage, outcome, aside)
             self._settle_existing(stage, outcome, lazily=True)
+        elif self._origins is not None:
+            self._contest(stage.set_aside([], self._held), outcome)
         if stage.count():
             self._write_or_halve(conn, stage, outcome, blind, aside)
         self._held |= outcome.held
@@ -186,12 +189,19 @@ class Merger:
         self, stage: Stage, outcome: Outcome, ordinal: int | None = None, *, lazily: bool = False
     ) -> bool:
         """Settles what is there by now, of all rows or one. -> whether anything was"""
-        contested = {} if self._origins is None else stage.contested(self._origins, self._held, ordinal)
+        waits, but = False, None
+        if self._origins is not None:
+            # What another worker commits only now is left to the INSERT, which fails then, and to the next time here.
+            waits = self._contest(stage.contested(self._origins, self._held), outcome)
+            but = sql.SQL(" AND NOT {}").format(self._origins.wrote("t"))
+        keys = stage.existing(self.on_conflict, ordinal, lazily=lazily, but=but)
+        self.settle_keys(keys, outcome)
+        return bool(waits or keys.duplicate or keys.updated or keys.different)
+
+    def _contest(self, contested: dict[int, Collection[int]], outcome: Outcome) -> bool:
         outcome.deferred += contested
         self._held.update(*contested.values())
-        keys = stage.existing(self.on_conflict, ordinal, lazily=lazily)
-        self.settle_keys(keys, outcome)
-        return bool(contested or keys.duplicate or keys.updated or keys.different)
+        return bool(contested)
 
     def _write(self, conn: Connection, stage: Stage, outcome: Outcome, which: list[int] | None = None) -> None:
         """Updates and inserts what the stage holds, or `which` of it. Raises Suppressed when a row went nowhere and it
@@ -243,6 +253,9 @@ class Merger:
 
     def blame(self, ordinal: int, error: psycopg.Error | Suppressed, stage: Stage, outcome: Outcome) -> None:
         """Books the one row that `error` is about."""
+        if self._origins is not None:  # in its turn it may find its key taken, and that comes first
+            self._contest(stage.set_aside([ordinal], self._held), outcome)
+            return
         if isinstance(error, Suppressed):
             outcome.rejects[ordinal] = SUPPRESSED
             return

@@ -8,12 +8,14 @@ several records with one key counts.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from itertools import chain
 from operator import attrgetter
 
 import psycopg
 
+from restorer.database.catalog import foreign_keys_into
 from restorer.database.connection import Connection, kind_of
 from restorer.database.ledger import Ledger
 from restorer.database.origins import Origin, Origins
@@ -23,90 +25,107 @@ from restorer.load.batch import Outcome
 from restorer.load.contest import Holder
 from restorer.load.ladder import Ladder
 from restorer.load.stage import Stage
+from restorer.model import ForeignKey
 from restorer.source import reader
 
 _CHUNK = 5000
+_BATCHES = 20  # that are read again in one transaction: each takes temporary tables, and their locks last to its end
 
 
 class Replay:
-    """Settles the waiting records of one table, in the caller's transaction. `ladder`: one that settles."""
+    """Settles the waiting records of one table, a chunk at a time, each in a transaction of the caller's. `ladder`: one that
+    settles."""
 
-    def __init__(self, conn: Connection, ledger: Ledger, tasks: Tasks, ladder: Ladder) -> None:
-        self._conn, self._tasks, self._waiting, self._ladder = conn, tasks, tasks.waiting, ladder
+    def __init__(self, ledger: Ledger, tasks: Tasks, ladder: Ladder) -> None:
+        self._tasks, self._waiting, self._ladder = tasks, tasks.waiting, ladder
         self._plan, self._table = ladder.plan, ladder.plan.name
         self._origins = Origins(ledger, self._table)
-        self._batches = self._origins.all(conn)
+        self._limit = _CHUNK
+        self._read_again = set[Origin]()
         self._number = 0
+        self._settled = 0  # the last ordinal of those that wait no longer
+        self._into: list[ForeignKey] | None = None
 
-    def run(self) -> Outcome:
-        """-> what the records that waited came to, closed; `inserted` without the rows that had to go. Their rejects are in
-        the ledger, and here only their `reasons`."""
-        total = Outcome(level="Merge", rejects={}, deferred=[])
-        total.counters.read = self._waiting.count(self._conn, self._table)
-        limit = _CHUNK
-        while records := self._waiting.first(self._conn, self._table, limit):
-            done = Outcome(level="Merge", rejects={}, deferred=[])
-            stages = self._stages(records, done)
-            if len(records) > 1 and any(s.shares_key_with(stages[:n]) for n, s in enumerate(stages)):
-                limit = (
-                    len(records) // 2
-                )  # records of different shapes have one key: which is first shows in smaller parts
-            elif evicted := self._evicted(stages):
-                total.counters.inserted -= evicted
-                total.levels["Merge"] -= evicted  # the rung that they came by counts already
-            else:
-                for stage in stages:
-                    self._ladder.merger.merge(self._conn, stage, done)
-                self._tasks.reject(
-                    self._conn,
-                    self._table,
-                    [(r, done.rejects[r.ordinal]) for r in records if r.ordinal in done.rejects],
-                )
-                self._waiting.clear(self._conn, self._table, records[-1].ordinal)
-                done.close(len(records))
-                done.counters.read, done.rejects = 0, {}
-                total.absorb(done)
-                limit = _CHUNK
+    def step(self, conn: Connection) -> Outcome | None:
+        """-> what the next records came to, and the rows that had to go for them (`inserted` is without these, `deferred` has
+        them); None: no record waits any more. Rejects are in the ledger, and here only their `reasons`. A step that was
+        rolled back is simply done again."""
+        started = time.monotonic()
+        records = self._waiting.first(conn, self._table, self._limit, self._settled)
+        if not records:
+            return None
+        self._settled = records[0].ordinal - 1
+        done = Outcome(level="Merge", rejects={}, deferred=[])
+        stages = self._stages(conn, records, done)
+        if len(records) > 1 and any(s.shares_key_with(stages[:n]) for n, s in enumerate(stages)):
+            self._limit = len(records) // 2  # of two shapes with one key: smaller parts show which is first
+            done = Outcome()
+        elif (evicted := self._evicted(conn, stages)).deferred:
+            done = evicted
+        else:
             for stage in stages:
-                stage.drop()
-        return total
+                self._ladder.merger.merge(conn, stage, done)
+            rejected = ((r, done.rejects[r.ordinal]) for r in records if r.ordinal in done.rejects)
+            self._tasks.reject(conn, self._table, rejected)
+            done.close(len(records))
+            self._tasks.settle_counts(conn, self._table, done, time.monotonic() - started, records[-1].ordinal)
+            self._limit = min(_CHUNK, self._limit * 2)
+        for stage in stages:
+            stage.drop()
+        return done
 
-    def _stages(self, records: list[Record], outcome: Outcome) -> list[Stage]:
+    def _stages(self, conn: Connection, records: list[Record], outcome: Outcome) -> list[Stage]:
         """One for each shape of the records, numbered by their ordinals."""
         stages = []
         for (brings, names), lines in self._ladder.shaper.of_records(records, outcome).items():
             self._number += 1
-            stages.append(self._ladder.merger.stage(self._conn, brings, self._number))
+            stages.append(self._ladder.merger.stage(conn, brings, self._number))
             outcome.rejects |= stages[-1].copy(names, [lines], isolate=True)
         return stages
 
-    def _evicted(self, stages: list[Stage]) -> int:
-        """Makes way for rows of `stages`. -> how many rows of the table wait now, because they have a key of an earlier
-        record"""
-        later = defaultdict[Origin, set[Holder]](set)
+    def _evicted(self, conn: Connection, stages: list[Stage]) -> Outcome:
+        """Makes way for rows of `stages`. -> `deferred`: ordinals of rows of the table that wait now, because they have a key
+        of an earlier record; `inserted` and `levels`: less by these"""
+        origins, later = self._origins.all(conn), defaultdict[Origin, set[Holder]](set)
         for holder in chain.from_iterable(stage.holders() for stage in stages):
-            origin = self._batches.get(holder.xmin)
+            origin = origins.get(holder.xmin)
             if origin is not None and origin.ordinal > holder.ordinal:
                 later[origin].add(holder)
-        return sum(self._evict(origin, later[origin]) for origin in sorted(later, key=attrgetter("ordinal")))
+        out = Outcome()
+        for number, origin in enumerate(sorted(later, key=attrgetter("ordinal"))):
+            if out.deferred and number >= _BATCHES:
+                break
+            self._evict(conn, origin, later[origin], out)
+        return out
 
-    def _evict(self, origin: Origin, holders: set[Holder]) -> int:
-        """Rows of one batch. It is read once more, as the table does not tell what their records were."""
-        batch = self._batch(origin)
-        again = self._stages(list(batch.values()), Outcome(rejects={}, deferred=[]))
+    def _evict(self, conn: Connection, origin: Origin, holders: set[Holder], outcome: Outcome) -> None:
+        """Rows of one batch. It is read once more, as the table does not tell what their records were; a batch that is read
+        for the second time goes as a whole, so that none is read over and over again."""
+        batch = self._batch(conn, origin)
+        again = self._stages(conn, list(batch.values()), Outcome())
+        children, whole = self._children(conn), origin in self._read_again
         try:
-            with self._conn.transaction():
-                out = [ordinal for stage in again for ordinal in stage.evict(holders)]
+            with conn.transaction():
+                out = [o for stage in again for o in stage.evict(holders, children, all_of_it=whole)]
         except psycopg.Error as error:
-            if kind_of(error) != "record":
+            if kind_of(error) == "transient":
                 raise
-            out = []  # somebody else's rows refer to one by now: then they stay
-        self._waiting.add(self._conn, origin.task, self._table, [batch[ordinal] for ordinal in out])
+            out = []  # children that this role may not see, or the table is not what it was when the file was cut
+            self._tasks.warn(conn, f"{self._table}: of records with one key the first may not be the one that counts")
+        self._read_again.add(origin)
+        self._waiting.add(conn, origin.task, self._table, [batch[ordinal] for ordinal in out])
+        outcome.deferred += out
+        outcome.counters.inserted -= len(out)
+        outcome.levels.update(self._tasks.unsettle(conn, origin.task, len(out)))
         for stage in again:
             stage.drop()
-        return len(out)
 
-    def _batch(self, origin: Origin) -> dict[int, Record]:
+    def _children(self, conn: Connection) -> list[ForeignKey]:
+        if self._into is None:
+            self._into = foreign_keys_into(conn, [self._plan.table])
+        return self._into
+
+    def _batch(self, conn: Connection, origin: Origin) -> dict[int, Record]:
         """Ordinal -> record, without those that wait already."""
         converter = self._ladder.shaper.converter
         found = dict[int, Record]()
@@ -121,6 +140,6 @@ class Replay:
             for i in range(len(piece)):
                 ordinal, offset = piece.place(i)
                 found[ordinal] = Record(ordinal, offset, piece.raw(i))
-        for ordinal in self._waiting.records(self._conn, self._table, list(found)):
+        for ordinal in self._waiting.records(conn, self._table, list(found)):
             del found[ordinal]
         return found

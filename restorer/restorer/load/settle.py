@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import msgspec
 import psycopg
 
 from restorer.database.connection import Connection, kind_of
@@ -41,20 +42,59 @@ class Settler:
         self._ladder_of, self._ladders = ladder_of, dict[str, Ladder]()
 
     def settle(self, plans: list[TablePlan]) -> None:
-        """Loads what waits in these tables and lets the tables that depend on them start. One transaction."""
-        self._session.retrying(lambda _: self._settle(plans), what="settling " + ", ".join(p.name for p in plans))
+        """Loads what waits in these tables and lets the tables that depend on them start: a cycle in one transaction, what
+        waits for its turn in the file in many."""
+        done = False
+        while not done:
+            for plan in plans:
+                if not plan.cyclic:
+                    self._replay(plan)
+            what = "settling " + ", ".join(p.name for p in plans)
+            done = self._session.retrying(lambda _: self._settle(plans), what=what)
+        for plan in plans:
+            self._emit(TableChanged(plan.name, "Done"))
 
-    def _settle(self, plans: list[TablePlan]) -> None:
+    def _settle(self, plans: list[TablePlan]) -> bool:
+        """-> False: there is something to replay once more, as a crash of the server took the end of it back."""
         started = time.monotonic()
         with self._session.transaction(staged=True) as conn:
             self._ledger.fence(conn)
-            outcomes = self._load(conn, plans) if any(p.cyclic for p in plans) else self._replay(conn, plans)
-            events = [self._book(conn, name, outcome, time.monotonic() - started) for name, outcome in outcomes.items()]
+            if any(self._tasks.waiting.any(conn, p.name) for p in plans if not p.cyclic):
+                return False
+            outcomes = self._load(conn, [p for p in plans if p.cyclic])
+            seconds = time.monotonic() - started
+            for name, outcome in outcomes.items():
+                self._tasks.settle_counts(conn, name, outcome, seconds)
             self._tasks.settled(conn, [p.name for p in plans])
-        for event in events:
-            self._emit(event)
-        for plan in plans:
-            self._emit(TableChanged(plan.name, "Done"))
+        for name, outcome in outcomes.items():
+            self._tell(name, outcome, seconds)
+        return True
+
+    def _replay(self, plan: TablePlan) -> None:
+        """Rows that had to go are told with the records that they went for: a counter must not go down."""
+        replay, owed = Replay(self._ledger, self._tasks, self._ladder(plan.name)), Outcome()
+        started = time.monotonic()
+
+        def step(_: Connection) -> Outcome | None:
+            with self._session.transaction(staged=True) as conn:
+                self._ledger.fence(conn)
+                return replay.step(conn)
+
+        while (outcome := self._session.retrying(step, what=f"table {plan.name}")) is not None:
+            owed.absorb(outcome)
+            if outcome.counters.read:
+                self._tell(plan.name, owed, time.monotonic() - started)
+                owed, started = Outcome(), time.monotonic()
+
+    def _tell(self, table: str, outcome: Outcome, seconds: float) -> None:
+        """The records were read, and counted as read, by the batches that set them aside."""
+        counters = msgspec.structs.replace(outcome.counters, read=0)
+        waiting, reasons, levels = (
+            len(outcome.deferred) - outcome.counters.read,
+            dict(outcome.reasons),
+            dict(outcome.levels),
+        )
+        self._emit(BatchLoaded(table, outcome.level, counters, 0, seconds, waiting, reasons, levels))
 
     def _ladder(self, table: str) -> Ladder:
         if table not in self._ladders:
@@ -62,10 +102,6 @@ class Settler:
         return self._ladders[table]
 
     # -- in the database -----------------------------------------------------------------------------------------------
-
-    def _replay(self, conn: Connection, plans: list[TablePlan]) -> dict[str, Outcome]:
-        waiting = [p.name for p in plans if self._tasks.waiting.any(conn, p.name)]
-        return {name: Replay(conn, self._ledger, self._tasks, self._ladder(name)).run() for name in waiting}
 
     def _load(self, conn: Connection, plans: list[TablePlan]) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
@@ -201,10 +237,3 @@ class Settler:
         for at in range(0, len(ordinals), _CHUNK):
             found = self._tasks.waiting.records(conn, table, ordinals[at : at + _CHUNK])
             self._tasks.reject(conn, table, [(r, outcome.rejects[o]) for o, r in sorted(found.items())])
-
-    def _book(self, conn: Connection, table: str, outcome: Outcome, seconds: float) -> BatchLoaded:
-        waiting = outcome.counters.read
-        self._tasks.settle_counts(conn, table, outcome, seconds)
-        outcome.counters.read = 0  # they were read, and counted as read, by the batches that set them aside
-        reasons, levels = dict(outcome.reasons), dict(outcome.levels)
-        return BatchLoaded(table, outcome.level, outcome.counters, 0, seconds, -waiting, reasons, levels)

@@ -14,11 +14,11 @@ import psycopg
 
 from restorer.database.connection import Connection
 from restorer.database.session import Session, rollback
-from restorer.database.tasks import Task, Tasks
+from restorer.database.tasks import Task, Tasks, counted
 from restorer.errors import LoadFailed
 from restorer.events import BatchLoaded, Emit, Explained, TableChanged
 from restorer.load.batch import Batch, Batches, Outcome, PieceSource
-from restorer.load.ladder import Ladder
+from restorer.load.ladder import Crowded, Ladder
 from restorer.model import TablePlan
 from restorer.report import Counters
 from restorer.source import reader
@@ -80,7 +80,8 @@ class TaskLoader:
             raise Lost
 
     def _load(self, task: Task, batch: Batch, following: Batches | None) -> Task:
-        """One batch, in halves when the server takes too long over it. -> the task as it stands then"""
+        """One batch, in halves when the server takes too long over it, or it is too much for one transaction.
+        -> the task as it stands then"""
         started = time.monotonic()
         failed = timed_out = False
 
@@ -98,7 +99,10 @@ class TaskLoader:
                     raise Lost  # the server crashed, and took commits back that it had answered: they go again
             if timed_out and batch.records > 1:
                 return None
-            return self._commit(conn, task, batch, started, following)
+            try:
+                return self._commit(conn, task, batch, started, following)
+            except Crowded:
+                return None
 
         done = self._session.retrying(step, what=f"table {task.table}", on_transient=note)
         if done is None:
@@ -168,18 +172,14 @@ def advanced(task: Task, batch: Batch, outcome: Outcome, seconds: float) -> Task
         next_ordinal=batch.next_ordinal,
         counters=added(task.counters, outcome.counters),
         deferred=task.deferred + len(outcome.deferred),
-        batches=_counted(task.batches, {outcome.level: 1}),
-        records=_counted(task.records, outcome.levels),
+        batches=counted(task.batches, {outcome.level: 1}),
+        records=counted(task.records, outcome.levels),
         seconds=task.seconds + seconds,
     )
 
 
 def added(a: Counters, b: Counters) -> Counters:
     return Counters(*(getattr(a, f) + getattr(b, f) for f in Counters.__struct_fields__))
-
-
-def _counted(have: dict[str, int], more: dict[str, int]) -> dict[str, int]:
-    return {k: have.get(k, 0) + more.get(k, 0) for k in have.keys() | more.keys()}
 
 
 def explainer(emit: Emit, table: str) -> Callable[[str], None]:

@@ -15,7 +15,7 @@ OUTCOMES = ("inserted", "updated", "duplicate", "conflict", "rejected")
 
 
 class TableSnapshot(msgspec.Struct, rename="camel", frozen=True):
-    """One table at one moment. `deferred`: rows read that wait for their parents. `seconds`: whole seconds of loading
+    """One table at one moment. `deferred`: rows read that wait (for parents, or their turn). `seconds`: whole seconds of loading
     in this attempt. `records_per_second`: recent while it loads, its average once it has ended."""
 
     name: str
@@ -39,7 +39,7 @@ class Snapshot(msgspec.Struct, rename="camel", frozen=True):
 
     `percent` is 0..100 by bytes, rounded down. `records_per_second` is recent while loading, the average afterwards.
     `eta_seconds` is null until it means something. `stalled`: no batch was committed for the stall timeout.
-    `records_deferred` rows wait for their parents: read is the sum of the outcomes plus these. Times are RFC 3339."""
+    `records_deferred` rows wait: read is the sum of the outcomes plus these. Times are RFC 3339."""
 
     run: str
     mode: str

@@ -225,7 +225,7 @@ def _footer(shown: Snapshot, glyphs: Glyphs, width: int) -> Text:
     parts.append(f"{size(shown.bytes_done)} of {size(shown.bytes_total)}")
     parts.append(f"{shown.tables_done:,} of {counted(shown.tables_total, 'table')}")
     for count, words in (
-        (shown.records_deferred, "waiting for parents"),
+        (shown.records_deferred, "waiting for others"),
         (shown.records_updated, "updated"),
         (shown.records_duplicate, "duplicate"),
         (shown.records_conflict, "in conflict"),

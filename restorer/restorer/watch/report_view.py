@@ -160,7 +160,7 @@ def _figure(name: str, value: int) -> Text:
 def _state(table: TableReport, glyphs: Glyphs) -> Text:
     if table.error:
         return Text(f"{glyphs.marks['Failed']} {first_line(table.error)}", "bold red")
-    words = {"Done": "", "Pending": "not begun", "Loading": "unfinished", "Deferred": "rows wait for parents"}
+    words = {"Done": "", "Pending": "not begun", "Loading": "unfinished", "Deferred": "rows wait"}
     return Text(words.get(table.state, table.state.lower()), "yellow")
 
 

@@ -1,0 +1,211 @@
+"""Files in segments where keys, rights, children or the server stand in the way: like one worker, or not cut at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fix_disorder import Disorder
+from fix_restore import Record, Restore
+from restorer.database.ledger import Ledger
+from restorer.events import AnyEvent, BatchLoaded
+from restorer.load import ladder, leader
+from restorer.load.contest import Contested
+from restorer.load.leader import Leader
+from restorer.load.worker import Workbench
+
+FILLER: list[Record] = [{"id": i, "slug": f"s{i}"} for i in range(10, 20)]
+TWICE = [{"id": 1, "slug": "x"}, *FILLER, {"id": 4, "slug": "x"}]
+T = "CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE)"
+ROWS = "SELECT t.*::text FROM t ORDER BY t.*::text"
+
+
+def padded(count: int, start: int = 1000, **more: Any) -> list[Record]:
+    return [{"id": start + i, "slug": f"{start + i}" + "p" * 60, **more} for i in range(count)]
+
+
+def same(
+    at: Restore, disorder: Disorder, schema: list[str], *, cut: bool = True, seeds: int = 6, batch: int = 2,
+    show: str = ROWS, **options: Any,
+) -> None:  # fmt: skip
+    """One worker, and segments in several orders, leave the same. `cut`: whether there are segments."""
+    ends: list[Any] = []
+    for pods, seed in [(1, 0), *((2, seed) for seed in range(seeds))]:
+        at.schema("DROP TABLE IF EXISTS t, log CASCADE", *schema)
+        disorder(seed)
+        result = at.ok(load={"batch_rows": batch, "pods": pods}, **options)
+        tasks = at.value(f"SELECT count(*) FROM dbrestore.tasks WHERE run = '{result.run}' AND table_name = 't'")
+        assert (tasks > 1) == (cut and pods > 1)
+        assert not [w for w in result.report.warnings if "first" in w]
+        ends.append((at.rows(show), result.counts(), result.rejects()))
+        assert ends[-1] == ends[0], seed
+
+
+FUNCTION = "CREATE OR REPLACE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO log VALUES (OLD.id); RETURN OLD; END'"
+LOG = "CREATE TABLE log (id int)"
+PARTED = "CREATE TABLE t (id int PRIMARY KEY, slug text) PARTITION BY HASH (id)"
+PART = "CREATE TABLE t0 PARTITION OF t FOR VALUES WITH (MODULUS 1, REMAINDER 0)"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        ["CREATE TABLE t (id int PRIMARY KEY, slug text, low text GENERATED ALWAYS AS (lower(slug)) STORED UNIQUE)"],
+        ["CREATE TABLE t (id int PRIMARY KEY, slug text, tenant int DEFAULT 1, UNIQUE (tenant, slug))"],
+        ["CREATE TABLE t (id int UNIQUE, slug text UNIQUE)"],
+        [PARTED, PART, "CREATE UNIQUE INDEX ON t0 (slug)"],
+        [PARTED, PART, LOG, FUNCTION, "CREATE TRIGGER g AFTER DELETE ON t0 FOR EACH ROW EXECUTE FUNCTION note()"],
+        [T, "CREATE RULE r AS ON DELETE TO t DO INSTEAD NOTHING"],
+        [T, LOG, "CREATE RULE r AS ON DELETE TO t DO ALSO INSERT INTO log VALUES (OLD.id)"],
+        [T, "CREATE TABLE t2 () INHERITS (t)"],
+    ],
+    ids=lambda schema: schema[-1][:60],
+)
+def test_not_cut(at: Restore, disorder: Disorder, schema: list[str]):
+    at.file("t", TWICE)
+    same(at, disorder, schema, cut=False, seeds=2)
+
+
+def test_a_publication_that_would_not_know_which_row_went(at: Restore, disorder: Disorder):
+    at.schema("CREATE PUBLICATION every FOR ALL TABLES")
+    at.file("t", TWICE)
+    same(at, disorder, ["CREATE TABLE t (id int NOT NULL, slug text NOT NULL UNIQUE)"], cut=False, seeds=2)
+    same(at, disorder, ["CREATE TABLE t (id int PRIMARY KEY, slug text NOT NULL UNIQUE)"], seeds=4)
+
+
+def test_rows_in_another_partition_at_the_same_place_stay(
+    at: Restore, disorder: Disorder, monkeypatch: pytest.MonkeyPatch
+):
+    """They were there before the run, and hold more than the file has."""
+    monkeypatch.setattr(leader, "SEGMENT", 3000)
+    schema = [
+        "CREATE TABLE t (r int, id int, slug text, extra text DEFAULT 'file', PRIMARY KEY (r, id)) PARTITION BY LIST (r)",
+        "CREATE TABLE t0 PARTITION OF t FOR VALUES IN (0)",
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1)",
+        "INSERT INTO t SELECT 0, i, 'n' || i, 'precious' FROM generate_series(1, 40) i",
+    ]
+    first = [{"r": 0, "id": 900, "slug": "a"}, {"r": 1, "id": 901, "slug": "a"}, *padded(50, r=1)]
+    again = [{"r": 0, "id": i, "slug": f"n{i}"} for i in range(1, 41)]
+    at.file("t", [*first, *again, {"r": 0, "id": 900, "slug": "b"}, {"r": 1, "id": 901, "slug": "b"}])
+    same(at, disorder, schema, batch=500)
+
+
+def test_a_record_without_the_id_is_never_taken_for_another(
+    at: Restore, disorder: Disorder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(leader, "SEGMENT", 3000)
+    at.file("t", [{"id": 5000, "slug": "first"}, *padded(60), {"slug": "x"}, {"id": 5000, "slug": "x"}])
+    show = "SELECT CASE WHEN id > 1000 THEN id END, slug FROM t ORDER BY 2, 1"
+    same(at, disorder, ["CREATE TABLE t (id serial PRIMARY KEY, slug text)"], batch=500, show=show)
+
+
+@pytest.mark.parametrize("action", ["NO ACTION", "CASCADE", "SET NULL"])
+def test_what_an_application_refers_to_stays_and_its_neighbours_do_not(
+    at: Restore, monkeypatch: pytest.MonkeyPatch, action: str
+):
+    at.schema(T, f"CREATE TABLE own (id int REFERENCES t ON DELETE {action})")
+    last = [{"id": 4, "slug": "x"}, {"id": 5, "slug": "y"}]
+    at.file("t", [{"id": 1, "slug": "x"}, {"id": 2, "slug": "y"}, *padded(30), *last])
+    backwards(monkeypatch, 1400)
+
+    def refer(event: AnyEvent) -> None:
+        if isinstance(event, BatchLoaded):
+            at.db.execute("INSERT INTO own SELECT id FROM t WHERE id = 4 AND NOT EXISTS (SELECT FROM own)")
+
+    at.ok(load={"batch_rows": 500, "pods": 2}, emit=refer)
+    assert at.rows("SELECT * FROM own") == [(4,)]
+    assert at.rows("SELECT id, slug FROM t WHERE slug IN ('x', 'y') ORDER BY 2") == [(4, "x"), (2, "y")]
+
+
+def test_another_worker_commits_between_two_questions(at: Restore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(leader, "SEGMENT", 3000)
+    at_once(monkeypatch)
+    at.schema(T, "INSERT INTO t VALUES (-1, 'z')")
+    at.file("t", [{"id": 1, "slug": "x"}, *padded(60), {"id": 4, "slug": "x"}])
+    made: list[Workbench] = []
+    init, contested = Workbench.__init__, Contested.contested
+
+    def keep(self: Workbench, *args: Any, **named: Any) -> None:
+        init(self, *args, **named)
+        made.append(self)
+
+    def then_another_one(self: Contested, *args: Any) -> Any:
+        found = contested(self, *args)
+        if len(made) == 1:
+            bench = made[0]
+            ledger, session = Ledger(bench.ledger.schema, bench.ledger.run), bench.session.another()
+            ledger.register(session.conn)
+            other = Workbench(session, ledger, bench.spec, tuple(bench._plans.values()), bench.emit)
+            assert other.load_one()  # the second segment
+            session.close()
+        return found
+
+    monkeypatch.setattr(Workbench, "__init__", keep)
+    monkeypatch.setattr(Contested, "contested", then_another_one)
+    result = at.ok(load={"batch_rows": 500, "pods": 2})
+    assert len(made) == 2
+    assert at.rows("SELECT id FROM t WHERE slug = 'x'") == [(1,)]
+    assert result.counts() == {"inserted": 61, "conflict": 1}
+
+
+def test_a_taken_key_comes_before_a_fault_that_only_the_server_finds(at: Restore, disorder: Disorder):
+    """The parents cannot be read, so set queries do not see which are missing."""
+    at.schema("CREATE TABLE p (id int PRIMARY KEY)", "INSERT INTO p VALUES (1)")
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE, p_id int REFERENCES p)")
+    dsn = at.role("GRANT SELECT, INSERT, DELETE ON t TO {}")
+    at.file("t", [{**r, "p_id": 99 if r["id"] == 4 else 1} for r in TWICE])
+    for seed in range(8):
+        at.schema("TRUNCATE t")
+        disorder(seed)
+        result = at.ok(load={"batch_rows": 2, "pods": 2}, dsn=dsn)
+        assert result.counts() == {"inserted": 11, "conflict": 1}
+
+
+@pytest.mark.parametrize("count", [40, 1200])
+def test_half_of_the_file_makes_way(at: Restore, monkeypatch: pytest.MonkeyPatch, count: int):
+    """In steps, each a transaction: the locks of temporary tables last to its end, and a server has room for so many."""
+    at.schema(T)
+    at.file("t", [{"id": i, "slug": f"{n} {i}"} for n in "ab" for i in range(count)])
+    backwards(monkeypatch, (at.root / "t.json").stat().st_size // 2)
+    result = at.ok(load={"batch_rows": 5, "pods": 2})
+    assert result.counts() == {"inserted": count, "conflict": count}
+    assert at.value("SELECT count(*) FROM t WHERE slug LIKE 'a%'") == count
+    told = [e.counters.inserted for e in at.events if isinstance(e, BatchLoaded)]
+    assert sum(told) == count
+    assert min(told) >= 0  # a counter never goes down
+    again = at.value("SELECT sum(value::int) FROM dbrestore.tasks, jsonb_each_text(records)")
+    assert again == 2 * count
+
+
+@pytest.mark.parametrize(
+    ("pods", "count", "batch", "most"),
+    [(1, 40, 5000, 20), (2, 40, 50, 20), pytest.param(1, 450, 5000, 500, marks=pytest.mark.slow)],
+)
+def test_shapes_that_share_keys_all_over(
+    at: Restore, monkeypatch: pytest.MonkeyPatch, pods: int, count: int, batch: int, most: int
+):
+    """Each shape is staged by itself, and which record is first shows only in parts where no two shapes share a key: more
+    temporary tables than one transaction has locks for."""
+    monkeypatch.setattr(leader, "SEGMENT", 1000)
+    monkeypatch.setattr(ladder, "_STAGES", most)
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, slug text, n int DEFAULT 7)")
+    shapes: list[tuple[str, Record]] = [("a", {}), ("b", {"n": 1}), ("c", {})]
+    at.file("t", [{"id": i, "slug": slug, **more} for i in range(count) for slug, more in shapes])
+    result = at.ok(load={"batch_rows": batch, "pods": pods})
+    assert result.counts() == {"inserted": count, "conflict": 2 * count}
+    assert at.value("SELECT count(*) FROM t WHERE slug = 'a' AND n = 7") == count
+
+
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All segments are cut before the first one is loaded."""
+    segments: Callable[[Leader], Any] = Leader._segments
+    monkeypatch.setattr(Leader, "_segments", lambda self: iter(list(segments(self))[-1:]))
+
+
+def backwards(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
+    """The last segment is loaded first."""
+    at_once(monkeypatch)
+    monkeypatch.setattr(leader, "SEGMENT", segment)
+    query, order = Ledger.q, "ORDER BY b.position, t.start_offset"
+    monkeypatch.setattr(Ledger, "q", lambda ledger, text: query(ledger, text.replace(order, f"{order} DESC")))
