@@ -126,6 +126,10 @@ TABLE = "CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE, up int)"
     ("more", "cut"),
     [
         ("SELECT 1", True),
+        ("ALTER TABLE t ADD new uuid UNIQUE DEFAULT gen_random_uuid()", True),
+        ("ALTER TABLE t ADD new int UNIQUE GENERATED ALWAYS AS IDENTITY", True),
+        ("ALTER TABLE t ADD new uuid UNIQUE", True),
+        ("ALTER TABLE t ADD tenant int DEFAULT 1, ADD UNIQUE (slug, tenant)", False),
         ("ALTER TABLE t ADD FOREIGN KEY (up) REFERENCES t", False),
         ("CREATE UNIQUE INDEX ON t (lower(slug))", False),
         ("CREATE UNIQUE INDEX ON t (up) WHERE up > 3", False),

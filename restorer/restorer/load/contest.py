@@ -39,13 +39,14 @@ def orderly(plan: TablePlan) -> bool:
 
 
 def _seen(unique: Unique, table: Table, planned: tuple[str, ...]) -> bool:
-    """Whether the values of this key come from the records; those of a sequence meet no other one."""
+    """Whether the values of this key come from the records. A default in a key of one column makes a value of its own for each
+    row (a sequence, a random UUID), which meets no other; one in a key of several may well be the same for all."""
     if not unique.columns or unique.partial or unique.nulls_not_distinct:
         return False
     columns = [table.column(name) for name in unique.columns]
-    return all(
-        not c.generated and (c.identity or c.sequence or (c.name in planned and not c.has_default)) for c in columns
-    )
+    if len(columns) == 1 and columns[0].has_default:
+        return True
+    return all(c.name in planned and not c.generated and not c.has_default for c in columns)
 
 
 class Holder(NamedTuple):
