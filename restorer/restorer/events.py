@@ -61,7 +61,8 @@ class TableChanged(Event, frozen=True):
 
 class BatchLoaded(Event, frozen=True):
     """One batch is committed. `level`: the deepest rung it needed (Copy | Exact | Merge | Row | Reject).
-    `counters`: what this batch added; `deferred`: rows of it that now wait (negative when settled).
+    `counters`: what this batch added; `deferred`: rows of it that now wait (negative when settled;
+    `inserted` is when more rows had to go than came).
     `bytes`: bytes of the file it covered. `seconds`: begin to commit. `reasons`: rejected records by reason.
     `levels`: records by the rung that settled them."""
 

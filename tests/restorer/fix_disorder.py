@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
+from fix_restore import Restore
 from psycopg import sql
 from restorer.database.ledger import Ledger
 from restorer.database.tasks import Task
@@ -16,21 +18,19 @@ from restorer.load.leader import Leader
 from restorer.load.task_loader import Lost, TaskLoader
 
 Disorder = Callable[[int], None]
+ORDER = "ORDER BY b.position, t.start_offset"  # in which tasks are claimed
 
 
 @pytest.fixture
 def disorder(monkeypatch: pytest.MonkeyPatch) -> Disorder:
     """Call it with a seed: files are cut every few records then, and the batches of all segments come in a random order."""
     order = random.Random(0)
-    query, segments, load, step = Ledger.q, Leader._segments, TaskLoader.load, TaskLoader._load
+    query, load, step = Ledger.q, TaskLoader.load, TaskLoader._load
     batches: dict[TaskLoader, Iterator[int]] = {}
 
     def any_task_first(ledger: Ledger, text: str) -> sql.Composed:
         mixed = f"ORDER BY b.position, hashint8(t.start_offset # {order.randrange(1 << 30)})"
-        return query(ledger, text.replace("ORDER BY b.position, t.start_offset", mixed))
-
-    def all_at_once(self: Leader) -> Iterator[str]:
-        yield from list(segments(self))[-1:]
+        return query(ledger, text.replace(ORDER, mixed))
 
     def one_batch(self: TaskLoader, task: Task) -> None:
         batches[self] = itertools.count()
@@ -44,7 +44,43 @@ def disorder(monkeypatch: pytest.MonkeyPatch) -> Disorder:
     monkeypatch.setattr(leader, "SEGMENT", 64)
     monkeypatch.setattr(worker, "IDLE_SECONDS", 0)
     monkeypatch.setattr(Ledger, "q", any_task_first)
-    monkeypatch.setattr(Leader, "_segments", all_at_once)
+    at_once(monkeypatch)
     monkeypatch.setattr(TaskLoader, "load", one_batch)
     monkeypatch.setattr(TaskLoader, "_load", or_none)
     return order.seed
+
+
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All segments are cut before the first one is loaded."""
+    segments: Callable[[Leader], Iterator[str]] = Leader._segments
+    monkeypatch.setattr(Leader, "_segments", lambda self: iter(list(segments(self))[-1:]))
+
+
+def backwards(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
+    """The last segment is loaded first. `segment`: bytes of each."""
+    at_once(monkeypatch)
+    monkeypatch.setattr(leader, "SEGMENT", segment)
+    query = Ledger.q
+    monkeypatch.setattr(Ledger, "q", lambda ledger, text: query(ledger, text.replace(ORDER, f"{ORDER} DESC")))
+
+
+def same(
+    at: Restore, disorder: Disorder, schema: Sequence[str], *, cut: bool = True, seeds: Sequence[int] = range(6),
+    batch: int = 2, show: Sequence[str] = ("SELECT t.*::text FROM t ORDER BY t.*::text",), **options: Any,
+) -> Any:  # fmt: skip
+    """One worker, and the segments of table t in an order for each of `seeds`, leave the same. `cut`: whether there are
+    segments. -> (rows of each query of `show`, counts and rejects of each table)"""
+    ends: list[Any] = []
+    for pods, seed in [(1, 0), *((2, seed) for seed in seeds)]:
+        at.schema("DROP TABLE IF EXISTS c, t, log CASCADE", *schema)
+        disorder(seed)
+        result = at.ok(load={"batch_rows": batch, "pods": pods}, **options)
+        tasks = at.value(f"SELECT count(*) FROM dbrestore.tasks WHERE run = '{result.run}' AND table_name = 't'")
+        assert (tasks > 1) == (cut and pods > 1)
+        assert not [w for w in result.report.warnings if "first" in w]
+        tables = [(name, result.counts(name), result.rejects(name)) for name in sorted(result.tables)]
+        ends.append(([at.rows(query) for query in show], tables))
+        for leftover in ("deferred", "waiting_keys", "origins"):
+            assert at.value(f"SELECT count(*) FROM dbrestore.{leftover}") == 0
+        assert ends[-1] == ends[0], seed
+    return ends[0]

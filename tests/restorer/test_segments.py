@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from fix_disorder import Disorder
+from fix_disorder import Disorder, same
 from fix_restore import Record, Restore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -34,25 +32,7 @@ SCHEMAS = {
 }
 
 
-def both(at: Restore, disorder: Disorder, seed: int, schema: str, there: list[Record], **options: Any) -> list[Any]:
-    """Loads by one worker, and by the segments in disorder: what both leave must be the same. -> what it is"""
-    ends = []
-    for pods in (1, 2):
-        at.schema("DROP TABLE IF EXISTS c, t", *SCHEMAS[schema])
-        for record in there:
-            at.db.execute("INSERT INTO t (id, slug, n) VALUES (%(id)s, %(slug)s, %(n)s)", record)
-        disorder(seed)
-        result = at.ok(load={"batch_rows": 2, "pods": pods}, **options)
-        tasks = at.value(f"SELECT count(*) FROM dbrestore.tasks WHERE run = '{result.run}' AND table_name = 't'")
-        assert (tasks > 1) == (pods > 1)
-        rows = (at.rows("SELECT t.*::text FROM t ORDER BY t.*::text"), at.rows("SELECT * FROM c ORDER BY id"))
-        ends.append([*rows, result.counts("t"), result.counts("c"), result.rejects("t"), result.rejects("c")])
-        for leftover in ("deferred", "waiting_keys", "origins"):
-            assert at.value(f"SELECT count(*) FROM dbrestore.{leftover}") == 0
-    assert ends[0] == ends[1]
-    return ends[0]
-
-
+SHOW = ("SELECT t.*::text FROM t ORDER BY t.*::text", "SELECT * FROM c ORDER BY id")
 RECORD = st.fixed_dictionaries(
     {"id": st.integers(1, 6), "slug": st.sampled_from([None, "a", "b", "c", "d"])},
     optional={
@@ -79,8 +59,8 @@ def test_segments_in_any_order_end_like_one_file(
     schema: str, records: list[Record], there: list[int], policy: str, seed: int,
 ):  # fmt: skip
     at.file("t", records).file("c", [{"id": i, "t_id": i} for i in range(1, 9)])
-    rows = [{"id": i, "slug": "abcdefgh"[i - 1], "n": 1} for i in there]
-    both(at, disorder, seed, schema, rows, on_conflict=policy)
+    rows = [f"INSERT INTO t (id, slug, n) VALUES ({i}, '{'abcdefgh'[i - 1]}', 1)" for i in there]
+    same(at, disorder, [*SCHEMAS[schema], *rows], seeds=[seed], show=SHOW, on_conflict=policy)
 
 
 def test_a_later_record_that_was_quicker_makes_way_and_what_it_kept_out_comes_in(at: Restore, disorder: Disorder):
@@ -88,11 +68,10 @@ def test_a_later_record_that_was_quicker_makes_way_and_what_it_kept_out_comes_in
     filler = [{"id": i, "slug": f"s{i}"} for i in range(10, 20)]
     records = [{"id": 1, "slug": "x"}, *filler, {"id": 4, "slug": "x"}, {"id": 4, "slug": "y"}]
     at.file("t", records).file("c", [{"id": 1, "t_id": 1}, {"id": 2, "t_id": 4}])
-    for seed in range(6):
-        rows, children, counts, *_ = both(at, disorder, seed, "primary key", [], on_conflict="Skip")
-        assert counts == {"inserted": 12, "conflict": 1}
-        assert [row[0].split(",")[:2] for row in rows if "s1" not in row[0]] == [["(1", "x"], ["(4", "y"]]
-        assert children == [(1, 1), (2, 4)]
+    (rows, children), tables = same(at, disorder, SCHEMAS["primary key"], show=SHOW)
+    assert tables[1] == ("t", {"inserted": 12, "conflict": 1}, [])
+    assert [row[0].split(",")[:2] for row in rows if "s1" not in row[0]] == [["(1", "x"], ["(4", "y"]]
+    assert children == [(1, 1), (2, 4)]
 
 
 def test_a_row_that_somebody_refers_to_by_now_stays(at: Restore, disorder: Disorder):

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fix_disorder import Disorder
+from fix_disorder import Disorder, at_once, backwards, same
 from fix_restore import Record, Restore
 from restorer.database.ledger import Ledger
 from restorer.events import AnyEvent, BatchLoaded
 from restorer.load import ladder, leader
 from restorer.load.contest import Contested
-from restorer.load.leader import Leader
 from restorer.load.worker import Workbench
 
 FILLER: list[Record] = [{"id": i, "slug": f"s{i}"} for i in range(10, 20)]
 TWICE = [{"id": 1, "slug": "x"}, *FILLER, {"id": 4, "slug": "x"}]
 T = "CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE)"
-ROWS = "SELECT t.*::text FROM t ORDER BY t.*::text"
 
 
 def padded(count: int, start: int = 1000, **more: Any) -> list[Record]:
     return [{"id": start + i, "slug": f"{start + i}" + "p" * 60, **more} for i in range(count)]
-
-
-def same(
-    at: Restore, disorder: Disorder, schema: list[str], *, cut: bool = True, seeds: int = 6, batch: int = 2,
-    show: str = ROWS, **options: Any,
-) -> None:  # fmt: skip
-    """One worker, and segments in several orders, leave the same. `cut`: whether there are segments."""
-    ends: list[Any] = []
-    for pods, seed in [(1, 0), *((2, seed) for seed in range(seeds))]:
-        at.schema("DROP TABLE IF EXISTS t, log CASCADE", *schema)
-        disorder(seed)
-        result = at.ok(load={"batch_rows": batch, "pods": pods}, **options)
-        tasks = at.value(f"SELECT count(*) FROM dbrestore.tasks WHERE run = '{result.run}' AND table_name = 't'")
-        assert (tasks > 1) == (cut and pods > 1)
-        assert not [w for w in result.report.warnings if "first" in w]
-        ends.append((at.rows(show), result.counts(), result.rejects()))
-        assert ends[-1] == ends[0], seed
 
 
 FUNCTION = "CREATE OR REPLACE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO log VALUES (OLD.id); RETURN OLD; END'"
@@ -64,14 +44,14 @@ PART = "CREATE TABLE t0 PARTITION OF t FOR VALUES WITH (MODULUS 1, REMAINDER 0)"
 )
 def test_not_cut(at: Restore, disorder: Disorder, schema: list[str]):
     at.file("t", TWICE)
-    same(at, disorder, schema, cut=False, seeds=2)
+    same(at, disorder, schema, cut=False, seeds=range(2))
 
 
 def test_a_publication_that_would_not_know_which_row_went(at: Restore, disorder: Disorder):
     at.schema("CREATE PUBLICATION every FOR ALL TABLES")
     at.file("t", TWICE)
-    same(at, disorder, ["CREATE TABLE t (id int NOT NULL, slug text NOT NULL UNIQUE)"], cut=False, seeds=2)
-    same(at, disorder, ["CREATE TABLE t (id int PRIMARY KEY, slug text NOT NULL UNIQUE)"], seeds=4)
+    same(at, disorder, ["CREATE TABLE t (id int NOT NULL, slug text NOT NULL UNIQUE)"], cut=False, seeds=range(2))
+    same(at, disorder, ["CREATE TABLE t (id int PRIMARY KEY, slug text NOT NULL UNIQUE)"], seeds=range(4))
 
 
 def test_rows_in_another_partition_at_the_same_place_stay(
@@ -96,7 +76,7 @@ def test_a_record_without_the_id_is_never_taken_for_another(
 ):
     monkeypatch.setattr(leader, "SEGMENT", 3000)
     at.file("t", [{"id": 5000, "slug": "first"}, *padded(60), {"slug": "x"}, {"id": 5000, "slug": "x"}])
-    show = "SELECT CASE WHEN id > 1000 THEN id END, slug FROM t ORDER BY 2, 1"
+    show = ["SELECT CASE WHEN id > 1000 THEN id END, slug FROM t ORDER BY 2, 1"]
     same(at, disorder, ["CREATE TABLE t (id serial PRIMARY KEY, slug text)"], batch=500, show=show)
 
 
@@ -195,17 +175,3 @@ def test_shapes_that_share_keys_all_over(
     result = at.ok(load={"batch_rows": batch, "pods": pods})
     assert result.counts() == {"inserted": count, "conflict": 2 * count}
     assert at.value("SELECT count(*) FROM t WHERE slug = 'a' AND n = 7") == count
-
-
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All segments are cut before the first one is loaded."""
-    segments: Callable[[Leader], Any] = Leader._segments
-    monkeypatch.setattr(Leader, "_segments", lambda self: iter(list(segments(self))[-1:]))
-
-
-def backwards(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
-    """The last segment is loaded first."""
-    at_once(monkeypatch)
-    monkeypatch.setattr(leader, "SEGMENT", segment)
-    query, order = Ledger.q, "ORDER BY b.position, t.start_offset"
-    monkeypatch.setattr(Ledger, "q", lambda ledger, text: query(ledger, text.replace(order, f"{order} DESC")))

@@ -32,7 +32,7 @@ def orderly(plan: TablePlan) -> bool:
         identity(table, planned) is not None
         and not plan.cyclic
         and table.undoable
-        and not (table.exclusions or table.rls or table.ruled)
+        and not (table.exclusions or table.rls)
         and all(_seen(unique, table, planned) for unique in table.uniques)
         and {"SELECT", "DELETE"} <= set(table.privileges)
     )

@@ -113,10 +113,11 @@ class Replay:
             out = []  # children that this role may not see, or the table is not what it was when the file was cut
             self._tasks.warn(conn, f"{self._table}: of records with one key the first may not be the one that counts")
         self._read_again.add(origin)
-        self._waiting.add(conn, origin.task, self._table, [batch[ordinal] for ordinal in out])
-        outcome.deferred += out
-        outcome.counters.inserted -= len(out)
-        outcome.levels.update(self._tasks.unsettle(conn, origin.task, len(out)))
+        if out:
+            self._waiting.add(conn, origin.task, self._table, [batch[ordinal] for ordinal in out])
+            outcome.deferred += out
+            outcome.counters.inserted -= len(out)
+            outcome.levels.update(self._tasks.unsettle(conn, origin.task, len(out)))
         for stage in again:
             stage.drop()
 

@@ -76,7 +76,7 @@ class Workbench:
     def ladder(self, table: str, *, settling: bool = False) -> Ladder:
         """`settling`: all segments of the table's file are loaded."""
         plan = self._plans[table]
-        origins = None if settling or not self._contested(plan) else Origins(self.ledger, table)
+        origins = None if settling or not self._in_segments(plan) else Origins(self.ledger, table)
         group = {n for n, g in self._groups.items() if g == plan.group}
         inner = (
             frozenset(f.name for f in plan.table.foreign_keys if f.to_table in group) if plan.cyclic else frozenset()
@@ -87,8 +87,9 @@ class Workbench:
             waiting=self.tasks.waiting, origins=origins, explain=explainer(self.emit, table),
         )  # fmt: skip
 
-    def _contested(self, plan: TablePlan) -> bool:
-        if plan.cyclic or not plan.table.uniques:
+    def _in_segments(self, plan: TablePlan) -> bool:
+        """Whether rows of other segments may have a record's key."""
+        if not plan.table.uniques:
             return False
         return self.session.retrying(lambda conn: self.tasks.in_segments(conn, plan.name), what="ledger")
 
