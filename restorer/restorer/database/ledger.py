@@ -47,7 +47,7 @@ def ensure(conn: Connection, schema: str) -> None:
             conn.execute(ddl(schema))
     except psycopg.errors.InsufficientPrivilege:
         raise Refused(
-            f"this role may not create the ledger's schema {schema!r}",
+            f"this role may not create the ledger's schema {schema!r}, or a table that is missing in it",
             "have a DBA run the output of `restorer ledger ddl`, or name a schema of yours with ledger.schema",
         ) from None
 
