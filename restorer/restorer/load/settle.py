@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import psycopg
@@ -46,10 +47,11 @@ class Settler:
         waits for its turn in the file in many."""
         done = False
         while not done:
-            for plan in plans:
-                if not plan.cyclic:
-                    self._replay(plan)
             what = "settling " + ", ".join(p.name for p in plans)
+            for plan in plans:
+                waits = partial(self._tasks.waiting.any, table=plan.name)
+                if not plan.cyclic and self._session.retrying(waits, what=what):  # a ladder takes memory
+                    self._replay(plan)
             done = self._session.retrying(lambda _: self._settle(plans), what=what)
         for plan in plans:
             self._emit(TableChanged(plan.name, "Done"))
