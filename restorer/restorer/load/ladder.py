@@ -21,7 +21,6 @@ from functools import partial
 from itertools import chain
 from typing import Literal
 
-import msgspec
 import psycopg
 from psycopg import sql
 
@@ -32,11 +31,11 @@ from restorer.database.tasks import Task
 from restorer.database.waiting import Waiting
 from restorer.load.batch import Batch, Batches, Convert, Outcome
 from restorer.load.merging import Explain, Merger
-from restorer.load.shaping import Others, Shape, Shaper
+from restorer.load.shaping import Others, Shape, Shaper, keeping
 from restorer.load.sifting import MOST, Sifted, probe_columns
 from restorer.load.stage import Stage, Suppressed
 from restorer.load.staged import COPY_OPTIONS, Line
-from restorer.model import ColumnPlan, TablePlan
+from restorer.model import TablePlan
 
 _STAGES = 500  # in one transaction; a server with PostgreSQL's defaults has locks for some 3,000
 CALM = 2  # clean batches after which a lower rung is tried again
@@ -110,13 +109,20 @@ class Ladder:
             assert task is not None
             return Origin(task.id, task.next_offset, batch.end, task.next_ordinal)
 
+        with self.merger.batch(origin):
+            return self._load(conn, batch, begin, rollback, following)
+
+    def _load(
+        self, conn: Connection, batch: Batch, begin: Callable[[Connection, bool], None],
+        rollback: Callable[[Connection], None], following: Batches | None,
+    ) -> Outcome:  # fmt: skip
         exact, trusting, way = self._exact, self._trusting, self._way
         if way == "direct" and self.merger.some_wait(conn):
             way = "stage"
         deepest, raced = "Copy", False
         while True:
             begin(conn, way != "direct")
-            self.merger.begin(origin)
+            self.merger.begin()
             self._number = 0
             outcome = Outcome(level=deepest, rejects={}, deferred=[])
             try:
@@ -203,14 +209,8 @@ class Ladder:
         outcome.converted_badly = rejected > 0
         for stage in stages:
             self.merger.merge(conn, stage, outcome)
-        c, contested = outcome.counters, self.merger.in_segments and outcome.deferred
-        if (
-            c.duplicate
-            or c.conflict
-            or c.updated
-            or contested
-            or any(p.sqlstate == "23505" for p in outcome.rejects.values())
-        ):
+        c, taken = outcome.counters, any(p.sqlstate == "23505" for p in outcome.rejects.values())
+        if c.duplicate or c.conflict or c.updated or taken or (self.merger.in_segments and outcome.deferred):
             raise _Mixed  # a key that is there may be one that came later in the file
 
     def _sift(self, conn: Connection, sifted: Sifted, others: Others, outcome: Outcome) -> None:
@@ -301,18 +301,6 @@ class Ladder:
 _FOUND_HERE_TOO = ("23502", "22021")
 
 _WORDS = {"sift": "by Merge", "stage": "by Merge", "blind": "by row"}
-
-
-def keeping(plan: TablePlan) -> TablePlan:
-    """The plan for policy Update, where a missing key leaves the column of a row that is there as it is. So no column gets
-    a null for it, as if each had a default (a new row gets null all the same)."""
-
-    def keep(c: ColumnPlan) -> ColumnPlan:
-        return msgspec.structs.replace(c, column=msgspec.structs.replace(c.column, has_default=True))
-
-    return msgspec.structs.replace(
-        plan, columns=tuple(keep(c) for c in plan.columns), late=tuple(keep(c) for c in plan.late)
-    )
 
 
 def _afterwards(do: Callable[[], None]) -> Iterator[list[bytes]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import psycopg
 from psycopg import sql
@@ -45,14 +46,22 @@ class Merger:
         self.plan, self._relations, self.on_conflict = plan, relations, on_conflict
         self._inner, self._home, self._waiting, self._explain = inner, home, waiting, explain
         self._origins = origins
-        self._origin: Callable[[], Origin]
+        self._origin: Callable[[], Origin] | None = None
         self._held: set[int] = set()  # keys of rows that wait since this transaction
 
-    def begin(self, origin: Callable[[], Origin]) -> None:
-        """A new transaction: what was set aside in one that is undone does not count. `origin`: where its rows come from,
-        asked for when they are read."""
-        self._held.clear()
+    @contextmanager
+    def batch(self, origin: Callable[[], Origin]) -> Iterator[None]:
+        """While a batch is loaded. `origin`: where its rows come from, asked for when they are read. It is not kept: it has the
+        batch with it, and there is a merger for each table."""
         self._origin = origin
+        try:
+            yield
+        finally:
+            self._origin = None
+
+    def begin(self) -> None:
+        """A new transaction: what was set aside in one that is undone does not count."""
+        self._held.clear()
 
     @property
     def in_segments(self) -> bool:
@@ -61,6 +70,7 @@ class Merger:
     def wrote(self, conn: Connection) -> None:
         """Rows were written in this (sub)transaction."""
         if self._origins is not None:
+            assert self._origin is not None
             self._origins.add(conn, self._origin())
 
     def stage(self, conn: Connection, given: Shape, number: int, *, narrow: bool = False) -> Stage:

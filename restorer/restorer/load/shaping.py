@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
+import msgspec
+
 from restorer.convert.converter import Converter, Rows
 from restorer.database.waiting import Record
 from restorer.load.batch import Batch, Convert, Outcome
 from restorer.load.staged import Line
-from restorer.model import Problem, TablePlan
+from restorer.model import ColumnPlan, Problem, TablePlan
 from restorer.source.decoding import Decoding
 from restorer.source.piece import Piece
 
@@ -100,6 +102,18 @@ class Shaper:
             others.setdefault((self.columns, self.columns), []).extend(whole)
         outcome.rejects |= {records[i].ordinal: problem for i, problem in part.rejects.items()}
         return {shape: [(records[i].ordinal, line) for i, line in lines] for shape, lines in others.items()}
+
+
+def keeping(plan: TablePlan) -> TablePlan:
+    """The plan for policy Update, where a missing key leaves the column of a row that is there as it is. So no column gets
+    a null for it, as if each had a default (a new row gets null all the same)."""
+
+    def keep(c: ColumnPlan) -> ColumnPlan:
+        return msgspec.structs.replace(c, column=msgspec.structs.replace(c.column, has_default=True))
+
+    return msgspec.structs.replace(
+        plan, columns=tuple(keep(c) for c in plan.columns), late=tuple(keep(c) for c in plan.late)
+    )
 
 
 def _without(names: Shape, defaults: tuple[int, ...]) -> Shape:
