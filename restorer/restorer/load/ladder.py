@@ -187,8 +187,7 @@ class Ladder:
             outcome.needed("Exact")
         if way == "sift":
             sifted = Sifted(self.shaper.sifted(batch, outcome, others))
-            with nullcontext() if following is None else following.ahead(self.shaper.converter.sifted):
-                self._sift(conn, sifted, others, outcome)
+            self._sift(conn, sifted, others, outcome, following)
         elif way == "direct":
             convert = self._straight(exact, trusting)
             straight = self.shaper.straight(batch, convert, outcome, others)
@@ -213,13 +212,16 @@ class Ladder:
         if c.duplicate or c.conflict or c.updated or taken or (self.merger.in_segments and outcome.deferred):
             raise _Mixed  # a key that is there may be one that came later in the file
 
-    def _sift(self, conn: Connection, sifted: Sifted, others: Others, outcome: Outcome) -> None:
+    def _sift(
+        self, conn: Connection, sifted: Sifted, others: Others, outcome: Outcome, following: Batches | None
+    ) -> None:
         stages = [self._filled(conn, shape, [lines], outcome, True) for shape, lines in others.items()]
         apart: set[int] = set()
         if self._probe:
             probe = self.merger.stage(conn, self._probe, self._next_number(), narrow=True)
             outcome.needed("Merge")
             outcome.rejects |= probe.copy(self._probe, sifted.probes, isolate=True) | probe.screen()
+            sifted.probes.clear()
             if any(stage.shares_key_with([*stages[:n], probe]) for n, stage in enumerate(stages)):
                 raise _Mixed
             apart = probe.colliding()
@@ -227,11 +229,12 @@ class Ladder:
         good = sifted.but(apart | outcome.rejects.keys())
         names = self.shaper.columns
         collided = self._filled(conn, (names, names), [sifted.of(apart)], outcome, True) if apart else None
-        self._copy(conn, good, outcome, True)
-        for stage in stages:
-            self.merger.merge(conn, stage, outcome)
-        if collided is not None:
-            self.merger.merge(conn, collided, outcome, screened=True)
+        with nullcontext() if following is None else following.ahead(self.shaper.converter.sifted):
+            self._copy(conn, good, outcome, True)
+            for stage in stages:
+                self.merger.merge(conn, stage, outcome)
+            if collided is not None:
+                self.merger.merge(conn, collided, outcome, screened=True)
 
     def _merge_all(
         self, conn: Connection, batch: Batch, chunks: Iterable[list[Line]], others: Others, outcome: Outcome,

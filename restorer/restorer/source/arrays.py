@@ -183,7 +183,7 @@ class ArrayReader:
     def _taken_apart(self) -> Iterator[Piece]:
         """The records that end in this window, bad ones apart from good ones. Raises ScanError after them."""
         w = self._w
-        runs = Runs(w.buf, w.base, self.ordinal)
+        runs = Runs(w.buf, w.base, self.ordinal, self._decoding.array)
         start, error = w.pos, None
         try:
             self._sort_out(runs, start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -108,8 +108,9 @@ class Runs:
     all come as one piece without `records`: converting them one by one is cheaper than many small batches.
     """
 
-    def __init__(self, data: bytes, base: int, ordinal: int) -> None:
-        self._data, self._base, self._ordinal = data, base, ordinal
+    def __init__(self, data: bytes, base: int, ordinal: int, decode: Callable[[bytes], list[Any]]) -> None:
+        """`decode`: what makes neighbouring good records of their bytes."""
+        self._data, self._base, self._ordinal, self._decode = data, base, ordinal, decode
         self._runs: list[_Run] = []
         self.count = 0
         self.end = 0  # in `data`, of the last record
@@ -152,7 +153,8 @@ class Runs:
             if run.lines:
                 ordinal = run.lines[0]
             data = self._data[run.start : run.stop]
-            yield Piece(self._base + run.start, self._base + run.stop, ordinal, data, run.records, spans, lines)
+            begin, end, decode = self._base + run.start, self._base + run.stop, self._decode
+            yield Piece(begin, end, ordinal, data, run.records, spans, lines, decode=decode)
             ordinal += count
 
 

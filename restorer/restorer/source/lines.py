@@ -96,7 +96,7 @@ class LineReader:
     def _line_by_line(self, end: int) -> Iterator[Piece]:
         w = self._w
         data = w.buf[w.pos : end]
-        runs = Runs(data, w.offset, self._line)
+        runs = Runs(data, w.offset, self._line, self._decoding.lines)
         lines = data.split(b"\n")
         at = index = 0
         chunk = 16

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -22,6 +23,28 @@ class Oversized(msgspec.Struct, frozen=True):
     length: int
     sha256: str
     head: bytes
+
+
+class Spans:
+    """(start, stop) of record after record, in an eighth of the memory that a list of pairs takes."""
+
+    __slots__ = ("_bounds",)
+
+    def __init__(self, pairs: Iterable[tuple[int, int]]) -> None:
+        self._bounds = array("Q", itertools.chain.from_iterable(pairs))
+
+    def __len__(self) -> int:
+        return len(self._bounds) // 2
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        return self._bounds[2 * index], self._bounds[2 * index + 1]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self._bounds[::2], self._bounds[1::2], strict=True)
+
+    def part(self, start: int, stop: int, less: int = 0) -> Spans:
+        """Of the records from `start` to `stop`, each `less` bytes further to the front."""
+        return Spans((a - less, b - less) for a, b in itertools.islice(self, start, stop))
 
 
 class Piece:
@@ -50,7 +73,7 @@ class Piece:
         ordinal: int,
         data: bytes,
         records: list[Any] | None = None,
-        spans: list[tuple[int, int]] | None = None,
+        spans: Iterable[tuple[int, int]] | None = None,
         lines: list[int] | None = None,
         oversized: Oversized | None = None,
         decode: Callable[[bytes], list[Any]] | None = None,
@@ -59,7 +82,8 @@ class Piece:
         """`decode`: what made `records` of `data`, so that they can be released."""
         self.mixed = mixed
         self.offset, self.end, self.ordinal, self.data = offset, end, ordinal, data
-        self._records, self._spans, self.lines, self.oversized = records, spans, lines, oversized
+        self._records, self.lines, self.oversized = records, lines, oversized
+        self._spans = spans if spans is None or isinstance(spans, Spans) else Spans(spans)
         self._count, self._decode = None if records is None else len(records), decode
 
     @classmethod
@@ -82,10 +106,10 @@ class Piece:
             self._records = None
 
     @property
-    def spans(self) -> list[tuple[int, int]]:
+    def spans(self) -> Spans:
         """Where each record stands in `data`."""
         if self._spans is None:
-            self._spans = find_spans(self.data)
+            self._spans = Spans(find_spans(self.data))
         return self._spans
 
     @property
@@ -115,7 +139,7 @@ class Piece:
             self.ordinal,
             self.data[:stop],
             None if records is None else records[:count],
-            spans[:count],
+            spans.part(0, count),
             None if lines is None else lines[:count],
             decode=self._decode,
             mixed=self.mixed,
@@ -126,7 +150,7 @@ class Piece:
             self.place(count)[0],
             self.data[start:],
             None if records is None else records[count:],
-            [(a - start, b - start) for a, b in spans[count:]],
+            spans.part(count, len(spans), less=start),
             None if lines is None else lines[count:],
             decode=self._decode,
             mixed=self.mixed,
