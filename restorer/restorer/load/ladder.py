@@ -24,6 +24,7 @@ from typing import Literal
 import psycopg
 from psycopg import sql
 
+from restorer.convert.exact import only_the_server_can_read
 from restorer.database.connection import Connection, kind_of
 from restorer.database.origins import Origin, Origins
 from restorer.database.relation import Relations, columns
@@ -78,6 +79,7 @@ class Ladder:
         self._always_staged = always_staged or plan.table.rls or plan.table.ruled
         # Rows of a cycle wait for others of the same batch: only a whole stage shows who waits for whom.
         self._probe = None if self._always_staged or inner else probe_columns(plan)
+        self._isolating = any(only_the_server_can_read(c.column.type) for c in plan.columns)
         self.shaper = Shaper(plan, self._probe or ())
         self.merger = Merger(
             plan, relations, on_conflict, inner=inner, home=home, waiting=waiting, origins=origins, explain=explain
@@ -220,7 +222,7 @@ class Ladder:
         if self._probe:
             probe = self.merger.stage(conn, self._probe, self._next_number(), narrow=True)
             outcome.needed("Merge")
-            outcome.rejects |= probe.copy(self._probe, sifted.probes, isolate=True) | probe.screen()
+            outcome.rejects |= probe.copy(self._probe, sifted.probes, isolate=self._isolating) | probe.screen()
             sifted.probes.clear()
             if any(stage.shares_key_with([*stages[:n], probe]) for n, stage in enumerate(stages)):
                 raise _Mixed
@@ -228,7 +230,8 @@ class Ladder:
             self.merger.done_with(probe)
         good = sifted.but(apart | outcome.rejects.keys())
         names = self.shaper.columns
-        collided = self._filled(conn, (names, names), [sifted.of(apart)], outcome, True) if apart else None
+        # What only the server can read went through the probe.
+        collided = self._filled(conn, (names, names), [sifted.of(apart)], outcome, False) if apart else None
         with nullcontext() if following is None else following.ahead(self.shaper.converter.sifted):
             self._copy(conn, good, outcome, True)
             for stage in stages:
