@@ -333,7 +333,9 @@ def test_keys_that_ignore_case_are_one_key_but_not_one_content(at: Restore, poli
 SAME = [  # type, one, the other, whether the content is the same
     ("numeric", "1.0", "1.00", True), ("float8", '"NaN"', '"NaN"', True), ("float8", "0.1", "0.10", True),
     ("json", '{"a":1}', '{"a":1}', True), ("json", '{"a":1}', '{"a":2}', False),
-    ("jsonb", '{"a":1,"b":2}', '{"b":2,"a":1}', True), ("text", '"a"', '"A"', False), ("text", "null", "null", True),
+    ("jsonb", '{"a":1,"b":2}', '{"b":2,"a":1}', True), ("jsonb", '{"a":[1.0]}', '{"a":[1.00]}', True),
+    ("jsonb", '{"a":1}', '{"a":2}', False), ("jsonb", '{"a":1}', "null", False), ("jsonb", "null", "null", True),
+    ("text", '"a"', '"A"', False), ("text", "null", "null", True),
     ("text", '""', "null", False), ("int[]", "[1,null]", "[1,null]", True), ("int[]", "[1]", "[2]", False),
     ("timestamptz", '"2024-01-01T00:00:00Z"', '"2024-01-01T01:00:00+01:00"', True), ("bytea", '"\\\\x00"', '"\\\\x01"', False),
     ("point", '"(1,2)"', '"(1,2)"', True), ("interval", '"1 day"', '"24:00:00"', False),
