@@ -83,13 +83,12 @@ def test_what_only_the_server_can_read_stages_no_whole_batch(at: Restore):
 @pytest.mark.parametrize("falling", [False, True])
 def test_a_probe_sees_the_last_key_of_the_batch_before(at: Restore, kind: str, key: str, falling: bool):
     at.schema(f"CREATE TABLE t (id {kind} UNIQUE, n int NOT NULL, body text)")
-    order = [
-        i if i % 50 else i - 1 for i in range(1, 401)
-    ]  # each batch but the first begins with the last one's last key
+    # each batch but the first begins with the key that the one before ends with
+    order = [i - (i % 50 == 0 < i) for i in range(400)]
     keys = [key.format(500 - i if falling else i) for i in order] + ["null", "null"]
     rows = [f'{{"id":{k},"n":{"1" if i % 50 != 20 else "null"},"body":"x"}}' for i, k in enumerate(keys)]
     result = at.file("t", f"[{','.join(rows)}]".encode()).ok(batch=50)
-    assert result.counts() == {"inserted": 402 - 8 - 8, "duplicate": 8, "rejected": 8}
+    assert result.counts() == {"inserted": 402 - 7 - 8, "duplicate": 7, "rejected": 8}
     again = [e.message for e in at.events if type(e).__name__ == "Explained"]
     assert len(again) <= 3, again  # all by the first batch: nothing came as a surprise to the server
 
