@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import pydantic
 import typer
-import yaml
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
@@ -59,6 +58,8 @@ def load_manifest(path: Path | None) -> Manifest | None:
     Raises Refused for one that is not there, not YAML, or not a valid DatabaseRestore, naming every field."""
     if path is None:
         return None
+    import yaml  # half of all commands come without a manifest
+
     try:
         data = yaml.safe_load(_manifest_text(path))
         return Manifest.model_validate(data)
