@@ -43,6 +43,9 @@ def records(found: Iterator[Piece]) -> Iterator[Record]:
         assert piece.records is None or len(piece.records) == len(piece.spans)
         assert piece.mixed is (piece.records is not None and None in piece.records)
         assert piece.offset + piece.spans[0][0] == piece.offset
+        made = piece.records
+        piece.release()  # what is let go must come back alike
+        assert piece.records == made
         for i in range(len(piece)):
             yield *piece.place(i), piece.raw(i), piece.records is not None and piece.records[i] is not None
 
