@@ -11,6 +11,7 @@ from restorer.database.ledger import Ledger
 from restorer.events import AnyEvent, BatchLoaded
 from restorer.load import ladder, leader
 from restorer.load.contest import Contested
+from restorer.load.ladder import Ladder
 from restorer.load.worker import Workbench
 
 FILLER: list[Record] = [{"id": i, "slug": f"s{i}"} for i in range(10, 20)]
@@ -98,35 +99,75 @@ def test_what_an_application_refers_to_stays_and_its_neighbours_do_not(
     assert at.rows("SELECT id, slug FROM t WHERE slug IN ('x', 'y') ORDER BY 2") == [(4, "x"), (2, "y")]
 
 
-def test_another_worker_commits_between_two_questions(at: Restore, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(leader, "SEGMENT", 3000)
-    at_once(monkeypatch)
-    at.schema(T, "INSERT INTO t VALUES (-1, 'z')")
-    at.file("t", [{"id": 1, "slug": "x"}, *padded(60), {"id": 4, "slug": "x"}])
+@pytest.fixture
+def benches(monkeypatch: pytest.MonkeyPatch) -> list[Workbench]:
+    """All that are made."""
     made: list[Workbench] = []
-    init, contested = Workbench.__init__, Contested.contested
+    init = Workbench.__init__
 
     def keep(self: Workbench, *args: Any, **named: Any) -> None:
         init(self, *args, **named)
         made.append(self)
 
-    def then_another_one(self: Contested, *args: Any) -> Any:
+    monkeypatch.setattr(Workbench, "__init__", keep)
+    return made
+
+
+def another_one(benches: list[Workbench]) -> None:
+    """A second worker loads the first task that is free."""
+    bench = benches[0]
+    ledger, session = Ledger(bench.ledger.schema, bench.ledger.run), bench.session.another()
+    ledger.register(session.conn)
+    assert Workbench(session, ledger, bench.spec, tuple(bench._plans.values()), bench.emit).load_one()
+    session.close()
+
+
+def test_another_worker_commits_between_two_questions(
+    at: Restore, monkeypatch: pytest.MonkeyPatch, benches: list[Workbench]
+):
+    monkeypatch.setattr(leader, "SEGMENT", 3000)
+    at_once(monkeypatch)
+    at.schema(T, "INSERT INTO t VALUES (-1, 'z')")
+    at.file("t", [{"id": 1, "slug": "x"}, *padded(60), {"id": 4, "slug": "x"}])
+    contested = Contested.contested
+
+    def then_another(self: Contested, *args: Any) -> Any:
         found = contested(self, *args)
-        if len(made) == 1:
-            bench = made[0]
-            ledger, session = Ledger(bench.ledger.schema, bench.ledger.run), bench.session.another()
-            ledger.register(session.conn)
-            other = Workbench(session, ledger, bench.spec, tuple(bench._plans.values()), bench.emit)
-            assert other.load_one()  # the second segment
-            session.close()
+        if len(benches) == 1:
+            another_one(benches)  # the second segment
         return found
 
-    monkeypatch.setattr(Workbench, "__init__", keep)
-    monkeypatch.setattr(Contested, "contested", then_another_one)
+    monkeypatch.setattr(Contested, "contested", then_another)
     result = at.ok(load={"batch_rows": 500, "pods": 2})
-    assert len(made) == 2
+    assert len(benches) == 2
     assert at.rows("SELECT id FROM t WHERE slug = 'x'") == [(1,)]
     assert result.counts() == {"inserted": 61, "conflict": 1}
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_task_that_another_worker_took_and_finished_is_let_go(
+    at: Restore, monkeypatch: pytest.MonkeyPatch, benches: list[Workbench], cut: bool
+):
+    """As after a crash of the server, which leaves nobody registered: some of its records wait already, in the ledger too."""
+    if cut:
+        monkeypatch.setattr(leader, "SEGMENT", 3000)
+        at_once(monkeypatch)
+    at.schema(T, "ALTER TABLE t ADD parent int REFERENCES t" if not cut else "ALTER TABLE t ADD parent int")
+    at.file("t", [{"id": 1, "slug": "x", "parent": 1059}, {"id": 2, "slug": "x", "parent": 1}, *padded(60, parent=1)])
+    load = Ladder.load
+
+    def late(self: Ladder, *args: Any, **named: Any) -> Any:
+        if len(benches) == 1:
+            at.db.execute("UPDATE dbrestore.tasks SET owner = NULL")
+            another_one(benches)
+            assert at.value("SELECT count(*) FROM dbrestore.deferred") > 0
+        return load(self, *args, **named)
+
+    monkeypatch.setattr(Ladder, "load", late)
+    result = at.ok(load={"batch_rows": 20, "pods": 2 if cut else 1})
+    assert len(benches) == 2
+    assert result.counts() == {"inserted": 61, "conflict": 1}
+    assert at.value("SELECT count(*) FROM t") == 61
 
 
 def test_a_taken_key_comes_before_a_fault_that_only_the_server_finds(at: Restore, disorder: Disorder):

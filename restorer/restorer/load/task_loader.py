@@ -127,15 +127,16 @@ class TaskLoader:
             outcome = self._ladder.load(conn, batch, self._session.begin, rollback, following, task)
             seconds = time.monotonic() - started
             new = advanced(task, batch, outcome, seconds)
+            # Before anything else goes into the ledger: another worker that took the task may have written it there already.
+            if not self._tasks.advance(conn, task, new):
+                rollback(conn)
+                self._tasks.refuse_ended(conn)
+                raise Lost
             if outcome.rejects:
                 self._tasks.reject(conn, task.table, ((batch.record(i), p) for i, p in sorted(outcome.rejects.items())))
             if outcome.deferred:
                 waiting = (batch.record(i) for i in sorted(outcome.deferred))
                 self._tasks.waiting.add(conn, task.id, task.table, waiting, outcome.held)
-            if not self._tasks.advance(conn, task, new):
-                rollback(conn)
-                self._tasks.refuse_ended(conn)
-                raise Lost
             conn.execute("COMMIT")
         except BaseException:
             rollback(conn)
