@@ -17,7 +17,7 @@ import psycopg
 from restorer import preflight
 from restorer.database import account, clean, verify
 from restorer.database.connection import Connection, first_connection, target_label
-from restorer.database.ledger import SCRATCH, Ledger, Run, ensure, exists, refuse_holder, taken_over
+from restorer.database.ledger import PREPARED, SCRATCH, Ledger, Run, ensure, exists, refuse_holder, taken_over
 from restorer.database.session import AGAIN, Session, failure_of
 from restorer.errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
 from restorer.events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableCounts, TableStart, Warned
@@ -145,6 +145,8 @@ class _Execution:
         if self.spec.cleanup in ("Truncate", "Delete") and not self.scratch and clean.MARK not in marks:
             self.emit(PhaseChanged("Cleaning"))
             clean.clean(self.session, self.ledger, self.spec, plans)
+        if PREPARED not in marks:
+            self.session.retrying(self._prepared, what="ledger")
         self.emit(PhaseChanged("Loading"))
         bench = self._bench(prepared)
         try:
@@ -288,6 +290,7 @@ class _Execution:
             split=worth_cutting(self.spec, plans),
             warnings=prepared.warnings,
             retain_days=self.spec.ledger.reject_retention_days,
+            prepared=self.scratch or not (cleaned or self.spec.hooks.pre_restore),
         )
 
     def _announce(self, conn: Connection, found: Run | None) -> None:
@@ -334,6 +337,12 @@ class _Execution:
         kind = compare.CompareBench if self.spec.mode == "VerifyOnly" else Workbench
         return kind(self.session, self.ledger, self.spec, plans, self.emit, relations=relations, stage_home=home)
 
+    def _prepared(self, _: Connection) -> None:
+        """Hooks and cleanup are through: from now on everybody may load."""
+        with self.session.transaction(durable=True) as conn:
+            self.ledger.fence(conn)
+            self.ledger.mark(conn, PREPARED)
+
     def _still_ours(self) -> None:
         if self.heartbeat is not None and self.heartbeat.taken.is_set():
             raise taken_over(self.ledger.run)
@@ -350,8 +359,8 @@ class _Execution:
             def step(_: Connection, hook: Hook = hook, mark: str = mark) -> None:
                 with self.session.transaction(durable=True) as conn:
                     self.ledger.fence(conn)
-                    conn.execute(hook.sql)
-                    self.ledger.mark(conn, mark)
+                    if self.ledger.mark(conn, mark):
+                        conn.execute(hook.sql)
 
             self.session.retrying(step, what=f"hook {hook.name}")
 
@@ -375,6 +384,8 @@ class _Execution:
                 if not self.scratch and self.heartbeat is not None:
                     self.ledger.release_target(self.session.conn)
                     self.ledger.unregister(self.session.conn)
+            if self.heartbeat is not None:
+                self.heartbeat.close()
             self.session.close()
 
     def _final(self, failure: RestoreError | None) -> Report:
@@ -384,6 +395,8 @@ class _Execution:
             run = self.ledger.find(conn)
             if run is None:  # forgotten by somebody else
                 return self._unstarted(failure)
+            if run.finished and run.report is not None and not resumable:  # by a commit whose answer was lost
+                return run.report
             report = account.make_report(
                 conn, self.ledger, run, mode=self.spec.mode, failure=failure, checks=self.checks, final=not resumable
             )

@@ -178,6 +178,7 @@ def retry(
             heartbeat.stop()
             ledger.release_target(conn)
             ledger.unregister(conn)
+            heartbeat.close()
     print(f"run {ledger.run}: {done.tried:,} tried, {done.settled:,} settled, {done.left:,} rejected again")
     raise typer.Exit(2 if done.left else 0)
 

@@ -76,6 +76,8 @@ def clean(session: Session, ledger: Ledger, spec: RestoreSpec, plans: tuple[Tabl
     def step(_: Connection) -> None:
         with session.transaction(durable=True) as conn:
             ledger.fence(conn)
+            if not ledger.mark(conn, MARK):
+                return
             conn.execute(_LOCK_TIMEOUT)
             conn.execute(statement(spec.cleanup, plans))
             if spec.cleanup == "Delete" and (full := not_empty(conn, plans)):
@@ -83,7 +85,6 @@ def clean(session: Session, ledger: Ledger, spec: RestoreSpec, plans: tuple[Tabl
                     f"tables {', '.join(sorted(full))} still hold rows after cleanup Delete",
                     "a trigger or row security keeps them; use cleanup Truncate, or none",
                 )
-            ledger.mark(conn, MARK)
 
     session.retrying(step, what=f"cleanup {spec.cleanup}")
 

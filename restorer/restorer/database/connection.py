@@ -115,18 +115,19 @@ def reopen(conninfo: str) -> Connection:
         return open_connection(conninfo)
     except psycopg.OperationalError as error:
         reason = connect_reason(error)
-        if _permanent(error.sqlstate or "", reason):
+        if _permanent(error.sqlstate or "", reason, again=True):
             raise LoadFailed(
                 f"cannot connect to {target_label(conninfo)} any more", f"{reason}; {_remedy(reason)}"
             ) from None
         raise
 
 
-def _permanent(state: str, reason: str) -> bool:
-    """libpq gives connection errors no SQLSTATE in some versions, so the words of the server decide as well."""
+def _permanent(state: str, reason: str, *, again: bool = False) -> bool:
+    """libpq gives connection errors no SQLSTATE in some versions, so the words of the server decide as well. `again`: it went
+    through before; then a handshake that a dying server broke off, or was too slow for, is no reason to give up."""
     if state:
         return state.startswith(("28", "3D", "42", "08P"))
-    words = (
+    words: tuple[str, ...] = (
         "password authentication failed",
         "does not exist",
         "no pg_hba.conf entry",
@@ -135,6 +136,8 @@ def _permanent(state: str, reason: str) -> bool:
         "SSL",
         "authentication",
     )
+    if again:
+        words = (*words[:4], "certificate verify failed", "authentication failed")
     return any(w in reason for w in words) and "starting up" not in reason and "No such file" not in reason
 
 

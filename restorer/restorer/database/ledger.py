@@ -22,6 +22,7 @@ from restorer.model import TablePlan
 from restorer.report import Report
 
 LEASE_SECONDS = 10
+PREPARED = "prepared"  # mark of a run whose tables may be loaded: hooks and cleanup are through
 SCRATCH = "pg_temp"  # PostgreSQL's alias for the session's own temporary schema
 _TABLES = ("runs", "owners", "target", "tables", "tasks", "rejects", "deferred", "waiting_keys", "origins", "samples")
 
@@ -205,15 +206,17 @@ class Ledger:
         split: frozenset[str],
         warnings: tuple[str, ...],
         retain_days: int,
+        prepared: bool,
     ) -> None:
         """Writes the new run with its tables and their first tasks, all or nothing. `split`: tables that the splitter
-        cuts into segments; their tasks come one by one."""
+        cuts into segments; their tasks come one by one. `prepared`: nothing has to be done before the load."""
         with conn.transaction():
             conn.execute("SET LOCAL synchronous_commit = on")
+            self.fence(conn)
             conn.execute(
                 self.q(
-                    "INSERT INTO {runs} (run, spec_hash, spec, snapshot, fingerprint, bytes, warnings, retain_days) "
-                    "VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
+                    "INSERT INTO {runs} (run, spec_hash, spec, snapshot, fingerprint, bytes, warnings, retain_days, marks) "
+                    "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
                 ),
                 (
                     self.run,
@@ -224,6 +227,7 @@ class Ledger:
                     sum(t.file.size for t in tables),
                     list(warnings),
                     retain_days,
+                    [PREPARED] if prepared else [],
                 ),
             )
             for position, plan in enumerate(tables):
@@ -263,12 +267,14 @@ class Ledger:
     def resume(self, conn: Connection) -> None:
         conn.execute(self.q("UPDATE {runs} SET attempts = attempts + 1 WHERE run = %s"), (self.run,))
 
-    def mark(self, conn: Connection, mark: str) -> None:
-        """Notes that a once-per-run step is done; call it in that step's transaction."""
-        conn.execute(
+    def mark(self, conn: Connection, mark: str) -> bool:
+        """Notes that a once-per-run step is done; call it in that step's transaction, before the step. -> False: it was noted
+        already (by a commit whose answer was lost), and the step must not be done again"""
+        done = conn.execute(
             self.q("UPDATE {runs} SET marks = array_append(marks, %s) WHERE run = %s AND NOT %s = ANY (marks)"),
             (mark, self.run, mark),
         )
+        return done.rowcount == 1
 
     def add_warning(self, conn: Connection, warning: str) -> None:
         conn.execute(

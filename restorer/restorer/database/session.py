@@ -116,6 +116,8 @@ class Session:
         if self._conn is not None:
             rollback(self._conn)
         state = error.sqlstate or "08006"
+        if state == _READ_ONLY and self._conn is not None:  # after a failover this one leads to what is a standby now
+            self._conn.close()
         words = f"{what}: {describe(error)} (SQLSTATE {state})"
         if kind_of(error) != "transient":
             raise LoadFailed(words, remedy_for(error), sqlstate=state) from None
@@ -141,6 +143,7 @@ def rollback(conn: Connection) -> None:
         conn.close()
 
 
+_READ_ONLY = "25006"
 _WORDS = {
     "42501": "this role may not do that",
     "53100": "the server's disk is full",
@@ -151,7 +154,7 @@ _WORDS = {
     "57P03": "the server is starting up",
     "57014": "a timeout of the server ended the statement",
     "55P03": "a lock was not to be had in time",
-    "25006": "the server is read-only now",
+    _READ_ONLY: "the server is read-only now",
     "40P01": "a deadlock",
 }
 

@@ -9,7 +9,7 @@ import msgspec
 from psycopg.types.json import Jsonb
 
 from restorer.database.connection import Connection
-from restorer.database.ledger import Ledger
+from restorer.database.ledger import PREPARED, Ledger
 from restorer.database.waiting import Record, Waiting
 from restorer.errors import Unavailable
 from restorer.model import Problem
@@ -57,25 +57,27 @@ class Tasks:
 
     def claim(self, conn: Connection) -> Task | None:
         """The first task (in the order of the plan) that nobody alive works on and whose parents are settled; None when
-        there is none right now."""
+        there is none right now, or the leader has not prepared the tables yet."""
         self._ledger.release_tasks_of_the_dead(conn)
         row = conn.execute(
             self._q(
                 "WITH mine AS (UPDATE {tasks} SET owner = %s WHERE id = "
                 "(SELECT t.id FROM {tasks} t JOIN {tables} b ON b.run = t.run AND b.name = t.table_name "
-                "WHERE t.run = %s AND t.state = 'Ready' AND (t.owner IS NULL OR t.owner = %s "
+                "JOIN {runs} r ON r.run = t.run "
+                "WHERE t.run = %s AND %s = ANY (r.marks) AND t.state = 'Ready' AND (t.owner IS NULL OR t.owner = %s "
                 "OR NOT EXISTS (SELECT FROM {owners} o WHERE o.owner = t.owner)) "
                 "AND NOT EXISTS (SELECT FROM {tables} p WHERE p.run = t.run AND p.grp = ANY (b.after) AND NOT p.settled) "
                 "ORDER BY b.position, t.start_offset LIMIT 1 FOR UPDATE OF t SKIP LOCKED) RETURNING " + _TASK + "), "
                 "begun AS (UPDATE {tables} SET started_at = clock_timestamp() WHERE run = %s AND started_at IS NULL "
                 "AND name = (SELECT table_name FROM mine)) SELECT * FROM mine"
             ),
-            (self._ledger.owner, self._ledger.run, self._ledger.owner, self._ledger.run),
+            (self._ledger.owner, self._ledger.run, PREPARED, self._ledger.owner, self._ledger.run),
         ).fetchone()
         return _task(row) if row else None
 
     def advance(self, conn: Connection, old: Task, new: Task, *, done: bool = False) -> bool:
-        """The compare-and-swap. False: the task, the target or the run is not ours any more, and nothing may be committed.
+        """The compare-and-swap. False: the task, the target or the run is not ours any more (or, after a failover, its tables
+        are not prepared), and nothing may be committed.
 
         The target's row is locked (shared) to the end of the transaction: whoever takes the target waits for this commit.
         """
@@ -86,11 +88,12 @@ class Tasks:
                 "UPDATE {tasks} SET next_offset = %s, next_ordinal = %s, read = %s, inserted = %s, updated = %s, duplicate = %s, conflict = %s, "
                 "rejected = %s, deferred = %s, batches = %s, records = %s, seconds = %s, state = CASE WHEN %s THEN 'Done' ELSE state END "
                 "WHERE id = %s AND owner = %s AND next_offset = %s AND state = 'Ready' AND EXISTS (SELECT FROM held) "
-                "AND EXISTS (SELECT FROM {runs} r WHERE r.run = {tasks}.run AND r.state = 'Running')"
+                "AND EXISTS (SELECT FROM {runs} r WHERE r.run = {tasks}.run AND r.state = 'Running' AND %s = ANY (r.marks))"
             ),
             (
                 self._ledger.run, new.next_offset, new.next_ordinal, c.read, c.inserted, c.updated, c.duplicate, c.conflict, c.rejected,
                 new.deferred, Jsonb(new.batches), Jsonb(new.records), new.seconds, done, old.id, self._ledger.owner, old.next_offset,
+                PREPARED,
             ),
         )  # fmt: skip
         return cursor.rowcount == 1
@@ -122,16 +125,16 @@ class Tasks:
         ).fetchone()
         return row is not None and bool(row[0])
 
-    def fail(self, conn: Connection, task: Task, error: str) -> None:
-        with conn.transaction():
-            conn.execute(
-                self._q("UPDATE {tasks} SET state = 'Failed' WHERE id = %s AND owner = %s"),
-                (task.id, self._ledger.owner),
-            )
-            conn.execute(
-                self._q("UPDATE {tables} SET error = %s WHERE run = %s AND name = %s"),
-                (error, self._ledger.run, task.table),
-            )
+    def fail(self, conn: Connection, task: Task, error: str) -> bool:
+        """The table cannot be loaded. -> False: the task is not ours any more, and this process has no say in it"""
+        found = conn.execute(
+            self._q(
+                "WITH mine AS (UPDATE {tasks} SET state = 'Failed' WHERE id = %s AND owner = %s AND state <> 'Done' RETURNING table_name) "
+                "UPDATE {tables} SET error = %s WHERE run = %s AND name = (SELECT table_name FROM mine)"
+            ),
+            (task.id, self._ledger.owner, error, self._ledger.run),
+        )
+        return found.rowcount == 1
 
     def reject(self, conn: Connection, table: str, rejects: Iterable[tuple[Record, Problem]]) -> None:
         with conn.cursor() as cur:
@@ -156,12 +159,12 @@ class Tasks:
                     )
 
     def settle_counts(
-        self, conn: Connection, table: str, outcome: Outcome, seconds: float, upto: int | None = None
+        self, conn: Connection, table: str, outcome: Outcome, seconds: float, part: tuple[int, int] | None = None
     ) -> None:
-        """Books what became of the table's waiting rows (those up to the ordinal `upto`), which wait no longer. They may come
+        """Books what became of the table's waiting rows (or those in `part`), which wait no longer. They may come
         from several segments; the first one's task takes them all, so that each task still adds up."""
         c, key = outcome.counters, (self._ledger.run, table)
-        for task, waited in self.waiting.clear(conn, table, upto).items():
+        for task, waited in self.waiting.clear(conn, table, part).items():
             conn.execute(
                 self._q("UPDATE {tasks} SET read = read - %s, deferred = deferred - %s WHERE id = %s"),
                 (waited, waited, task),

@@ -98,15 +98,18 @@ class Waiting:
         )
         return {row[0]: Record(*row) for row in rows}
 
-    def clear(self, conn: Connection, table: str, upto: int | None = None) -> dict[int, int]:
-        """The table's waiting rows are settled, all of them or those up to the ordinal `upto`. -> task -> how many it had"""
+    def clear(self, conn: Connection, table: str, part: tuple[int, int] | None = None) -> dict[int, int]:
+        """The table's waiting rows are settled, all of them or those from one ordinal to another (`part`, both included).
+        -> task -> how many it had"""
+        first, last = part or (None, None)
         gone = conn.execute(
             self._q(
                 "WITH gone AS (DELETE FROM {deferred} WHERE run = %s AND table_name = %s "
-                "AND (ordinal <= %s::bigint OR %s::bigint IS NULL) RETURNING task) SELECT task, count(*) FROM gone GROUP BY task"
+                "AND (ordinal BETWEEN %s::bigint AND %s::bigint OR %s::bigint IS NULL) RETURNING task) "
+                "SELECT task, count(*) FROM gone GROUP BY task"
             ),
-            (self._run, table, upto, upto),
+            (self._run, table, first, last, last),
         ).fetchall()
-        if upto is None:
+        if part is None:
             conn.execute(self._q("DELETE FROM {waiting_keys} WHERE run = %s AND table_name = %s"), (self._run, table))
         return dict(gone)

@@ -34,8 +34,12 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
+        """No beat any more. The connection stays: without it this process would count as dead."""
         self._stop.set()
         self._thread.join(timeout=2)
+
+    def close(self) -> None:
+        self.stop()
         if self._conn is not None:
             self._conn.close()
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from restorer.database import account
+from restorer.database.connection import Connection
 from restorer.database.ledger import LEASE_SECONDS
 from restorer.errors import LoadFailed, Unavailable
 from restorer.load.contest import orderly
@@ -19,6 +20,7 @@ from restorer.load.settle import Settler
 from restorer.load.worker import IDLE_SECONDS, Context, Workbench
 from restorer.model import TablePlan
 from restorer.source import reader
+from restorer.source.reader import Segment
 from restorer.spec import RestoreSpec
 
 Settle = Callable[[], bool]
@@ -95,6 +97,8 @@ class Leader:
         while True:
             self._still_ours()
             cut = next(cutting, None)
+            if cut is None:
+                cutting = self._segments()
             if self._bench.load_one() or settle():
                 settle()
                 idle_since = time.monotonic()
@@ -126,6 +130,7 @@ class Leader:
                     if not self._retrying(self._bench.tasks.unsettled, what="ledger"):
                         break  # the workers need not find that out by themselves
                     time.sleep(LOOK_SECONDS)
+                    cutting = self._segments()
         finally:
             pool.stop()
 
@@ -136,16 +141,26 @@ class Leader:
         return Pool(context, worker_processes(self._spec), self._emit, self._spares)
 
     def _segments(self) -> Iterator[str]:
-        """Cuts the large files into tasks, a segment at each step, while the workers are at the first ones already."""
+        """Cuts the large files into tasks, a segment at each step, while the workers are at the first ones already. That a file
+        is cut is told with all its segments: a failover may have taken back one that was told before, and, later, all of it;
+        so once it has ended it must be begun anew."""
         pending = set(self._retrying(self._bench.tasks.to_split, what="ledger"))
         for plan in self._plans:
             if plan.name not in pending:
                 continue
+            cut = list[Segment]()
             for s in reader.segments(plan.file, SEGMENT):
-                add = partial(self._ledger.add_task, table=plan.name, start=s.start, stop=s.stop, ordinal=s.ordinal)
-                self._retrying(add, what="ledger")
+                cut.append(s)
+                self._retrying(partial(self._add, plan.name, [s]), what="ledger")
                 yield plan.name
-            self._retrying(partial(self._bench.tasks.split_done, table=plan.name), what="ledger")
+            self._retrying(partial(self._add, plan.name, cut, all_of_it=True), what="ledger")
+
+    def _add(self, table: str, segments: list[Segment], _: Connection, *, all_of_it: bool = False) -> None:
+        with self._session.transaction(durable=all_of_it) as conn:
+            for s in segments:
+                self._ledger.add_task(conn, table, s.start, s.stop, s.ordinal)
+            if all_of_it:
+                self._bench.tasks.split_done(conn, table)
 
     def _refuse_unfinished(self) -> None:
         """Tables that failed, and those that were not loaded because of them."""

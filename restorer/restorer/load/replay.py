@@ -46,6 +46,10 @@ class Replay:
         self._settled = 0  # the last ordinal of those that wait no longer
         self._into: list[ForeignKey] | None = None
 
+    def begin_again(self) -> None:
+        """A failover may have taken steps back that were told as done."""
+        self._settled = 0
+
     def step(self, conn: Connection) -> Outcome | None:
         """-> what the next records came to, and the rows that had to go for them (`inserted` is without these, `deferred` has
         them); None: no record waits any more. Rejects are in the ledger, and here only their `reasons`. A step that was
@@ -68,7 +72,9 @@ class Replay:
             rejected = ((r, done.rejects[r.ordinal]) for r in records if r.ordinal in done.rejects)
             self._tasks.reject(conn, self._table, rejected)
             done.close(len(records))
-            self._tasks.settle_counts(conn, self._table, done, time.monotonic() - started, records[-1].ordinal)
+            self._tasks.settle_counts(
+                conn, self._table, done, time.monotonic() - started, (records[0].ordinal, records[-1].ordinal)
+            )
             self._limit = min(_CHUNK, self._limit * 2)
         for stage in stages:
             stage.drop()

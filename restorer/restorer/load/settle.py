@@ -44,23 +44,33 @@ class Settler:
 
     def settle(self, plans: list[TablePlan]) -> None:
         """Loads what waits in these tables and lets the tables that depend on them start: a cycle in one transaction, what
-        waits for its turn in the file in many."""
-        done = False
-        while not done:
+        waits for its turn in the file in many. Leaves them as they are where they turn out not to be read to their end: a
+        failover takes back what was told."""
+        done: bool | None = False
+        while done is False:
             what = "settling " + ", ".join(p.name for p in plans)
             for plan in plans:
                 waits = partial(self._tasks.waiting.any, table=plan.name)
                 if not plan.cyclic and self._session.retrying(waits, what=what):  # a ladder takes memory
-                    self._replay(plan)
+                    self._replay(plan, plans)
             done = self._session.retrying(lambda _: self._settle(plans), what=what)
+        if done is None:
+            return
         for plan in plans:
             self._emit(TableChanged(plan.name, "Done"))
 
-    def _settle(self, plans: list[TablePlan]) -> bool:
-        """-> False: there is something to replay once more, as a crash of the server took the end of it back."""
+    def _read(self, conn: Connection, plans: list[TablePlan]) -> bool:
+        """Whether these tables still stand to be settled. Behind the fence."""
+        unsettled = self._tasks.unsettled(conn)
+        return all(unsettled.get(p.name, False) for p in plans)
+
+    def _settle(self, plans: list[TablePlan]) -> bool | None:
+        """-> False: there is something to replay once more, as a failover took the end of it back; None: to read."""
         started = time.monotonic()
         with self._session.transaction(staged=True) as conn:
             self._ledger.fence(conn)
+            if not self._read(conn, plans):
+                return None
             if any(self._tasks.waiting.any(conn, p.name) for p in plans if not p.cyclic):
                 return False
             outcomes = self._load(conn, [p for p in plans if p.cyclic])
@@ -72,17 +82,22 @@ class Settler:
             self._tell(name, outcome, seconds)
         return True
 
-    def _replay(self, plan: TablePlan) -> None:
-        """Rows that had to go are told with the records that they went for: a counter must not go down."""
+    def _replay(self, plan: TablePlan, plans: list[TablePlan]) -> None:
+        """Rows that had to go are told with the records that they went for: a counter must not go down. Each step is on the
+        disk before the next one, which goes by it."""
         replay, owed = Replay(self._ledger, self._tasks, self._ladder(plan.name)), Outcome()
         started = time.monotonic()
 
         def step(_: Connection) -> Outcome | None:
-            with self._session.transaction(staged=True) as conn:
+            with self._session.transaction(staged=True, durable=True) as conn:
                 self._ledger.fence(conn)
-                return replay.step(conn)
+                return replay.step(conn) if self._read(conn, plans) else None
 
-        while (outcome := self._session.retrying(step, what=f"table {plan.name}")) is not None:
+        def again(_: psycopg.Error) -> None:
+            replay.begin_again()
+
+        retrying = partial(self._session.retrying, step, what=f"table {plan.name}", on_transient=again)
+        while (outcome := retrying()) is not None:
             owed.absorb(outcome)
             if outcome.counters.read:
                 self._tell(plan.name, owed, time.monotonic() - started)

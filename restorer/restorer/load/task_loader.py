@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import psycopg
@@ -68,7 +69,9 @@ class TaskLoader:
                 self._emit(TableChanged(task.table, "Deferred"))
 
     def _fail(self, task: Task, error: LoadFailed) -> None:
-        self._session.retrying(lambda conn: self._tasks.fail(conn, task, error.line()), what=f"table {task.table}")
+        fail = partial(self._tasks.fail, task=task, error=error.line())
+        if not self._session.retrying(fail, what=f"table {task.table}"):
+            raise Lost
         self._emit(TableChanged(task.table, "Failed", error.line()))
 
     def _finish(self, conn: Connection, task: Task) -> None:

@@ -139,6 +139,7 @@ def serve(context: Context, emit: Emit) -> None:
             ledger.unregister(session.conn)
         except psycopg.Error:
             pass  # its lease ends by itself
+        heartbeat.close()
         session.close()
 
 

@@ -1,0 +1,244 @@
+"""What the server told as committed and then does not know any more: a crash takes back batches, a failover to a replica that
+lagged behind takes back anything; and what it committed without being able to say so."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from fix_disorder import at_once
+from fix_restore import Record, Restore
+from restorer.database import clean
+from restorer.database.connection import Connection, target_label
+from restorer.database.ledger import Ledger
+from restorer.database.session import Session
+from restorer.database.tasks import Tasks
+from restorer.load import leader, replay
+from restorer.load.replay import Replay
+from restorer.load.worker import Workbench
+from restorer.spec import Retry
+
+from restorer import run
+
+T = "CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE)"
+ROWS: list[Record] = [{"id": i, "slug": f"s{i}"} for i in range(40)]
+LOST = psycopg.OperationalError("the connection is lost")
+COUNTERS = "read = {0}, inserted = {0}, conflict = {0}, deferred = {0}, batches = {1}, records = {1}"
+
+
+def once(do: Callable[[], None]) -> Callable[[], None]:
+    left = [do]
+    return lambda: left.pop()() if left else None
+
+
+def test_nobody_loads_before_hooks_and_cleanup_are_through(at: Restore, monkeypatch: pytest.MonkeyPatch):
+    """Else the leader would empty the tables that a second pod has begun to load."""
+    at.schema(T, "INSERT INTO t VALUES (0, 'old')")
+    at.file("t", ROWS)
+    cleaning, asked = clean.clean, list[bool]()
+
+    def follower_first(session: Session, ledger: Ledger, spec: Any, plans: Any) -> None:
+        other, own = session.another(), Ledger(ledger.schema, ledger.run)
+        own.register(other.conn)
+        asked.append(Workbench(other, own, spec, plans, lambda _: None).load_one())
+        other.close()
+        cleaning(session, ledger, spec, plans)
+
+    monkeypatch.setattr(run.clean, "clean", follower_first)
+    spec: dict[str, Any] = {"cleanup": "Truncate", "confirm": target_label(at.dsn)}
+    result = at.ok(load={"batch_rows": 10, "pods": 2}, **spec)
+    assert asked == [False]
+    assert result.counts() == {"inserted": 40}
+    assert at.value("SELECT count(*) FROM t") == 40
+
+
+def test_a_run_that_lost_its_cleanup_cleans_again_and_loads_all(at: Restore, monkeypatch: pytest.MonkeyPatch):
+    at.schema(T, "INSERT INTO t VALUES (0, 'old')")
+    at.file("t", ROWS)
+    spec: dict[str, Any] = {"cleanup": "Truncate", "confirm": target_label(at.dsn)}
+
+    def failover() -> None:
+        at.schema("UPDATE dbrestore.runs SET marks = '{}'", "TRUNCATE t", "INSERT INTO t VALUES (0, 'old')")
+
+    lost, claim = once(failover), Tasks.claim
+
+    def late(self: Tasks, conn: Connection) -> Any:
+        lost()
+        return claim(self, conn)
+
+    monkeypatch.setattr(Tasks, "claim", late)
+    monkeypatch.setattr(leader, "LEASE_SECONDS", 0)
+    first = at.run(name="r", batch=10, **spec)
+    assert first.error is not None and first.error.exit_code == 1
+    assert at.ok(name="r", batch=10, **spec).counts() == {"inserted": 40}
+    assert at.value("SELECT count(*) FROM t") == 40
+
+
+def test_steps_of_a_replay_that_are_taken_back_are_done_again(at: Restore, monkeypatch: pytest.MonkeyPatch):
+    at.schema(T)
+    at.file("t", [*ROWS, *({"id": 100 + i, "slug": f"s{i}"} for i in range(40))])
+    at_once(monkeypatch)
+    monkeypatch.setattr(leader, "SEGMENT", (at.root / "t.json").stat().st_size // 2)
+    monkeypatch.setattr(replay, "_CHUNK", 5)
+    step, calls = Replay.step, list[int]()
+
+    def taken_back(self: Replay, conn: Connection) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            at.schema(
+                "CREATE TABLE d AS SELECT * FROM dbrestore.deferred", "CREATE TABLE k AS SELECT * FROM dbrestore.tasks"
+            )
+        done = step(self, conn)
+        if len(calls) == 4:
+            conn.execute("ROLLBACK")
+            of_k = ", ".join(f"{name} = k.{name}" for name in ("read", "conflict", "deferred", "batches", "records"))
+            at.schema(
+                "DELETE FROM dbrestore.deferred", "INSERT INTO dbrestore.deferred SELECT * FROM d",
+                f"UPDATE dbrestore.tasks t SET {of_k} FROM k WHERE k.id = t.id", "DROP TABLE d, k",
+            )  # fmt: skip
+            raise LOST
+        return done
+
+    monkeypatch.setattr(Replay, "step", taken_back)
+    result = at.ok(load={"batch_rows": 100, "pods": 2})
+    assert len(calls) > 8
+    assert result.counts() == {"inserted": 40, "conflict": 40}
+
+
+@pytest.mark.parametrize("cyclic", [False, True])
+def test_a_table_that_turns_out_not_to_be_read_is_read_again(
+    at: Restore, monkeypatch: pytest.MonkeyPatch, cyclic: bool
+):
+    at.schema(T)
+    if cyclic:
+        at.schema("ALTER TABLE t ADD parent int REFERENCES t")
+    at.file("t", ROWS)
+    unsettled, asked = Tasks.unsettled, list[dict[str, bool]]()
+
+    def and_then_a_failover(self: Tasks, conn: Connection) -> dict[str, bool]:
+        found = unsettled(self, conn)
+        if found == {"t": True} and not asked:
+            asked.append(found)
+            zero = COUNTERS.format("0", "'{}'")
+            at.schema(
+                "DELETE FROM t",
+                f"UPDATE dbrestore.tasks SET state = 'Ready', next_offset = 0, next_ordinal = 1, {zero}",
+            )
+        return found
+
+    monkeypatch.setattr(Tasks, "unsettled", and_then_a_failover)
+    result = at.ok(load={"batch_rows": 10, "workers": 2})
+    assert asked
+    assert result.counts() == {"inserted": 40}
+    assert at.value("SELECT count(*) FROM t") == 40
+
+
+@pytest.mark.parametrize("what", ["a segment", "all of them"])
+def test_segments_that_are_taken_back_are_cut_again(at: Restore, monkeypatch: pytest.MonkeyPatch, what: str):
+    at.schema(T)
+    at.file("t", ROWS)
+    monkeypatch.setattr(leader, "SEGMENT", 300)
+    if what == "a segment":
+        lost, add = once(lambda: at.schema("DELETE FROM dbrestore.tasks WHERE start_offset = 0")), Ledger.add_task
+
+        def then_lost(self: Ledger, conn: Connection, table: str, start: int, *args: Any) -> None:
+            if start > 0:
+                lost()
+            add(self, conn, table, start, *args)
+
+        at_once(monkeypatch)
+        monkeypatch.setattr(Ledger, "add_task", then_lost)
+    else:
+        cut = "UPDATE dbrestore.tables SET split = false"
+        lost, unsettled = once(lambda: at.schema("DELETE FROM dbrestore.tasks", "DELETE FROM t", cut)), Tasks.unsettled
+
+        def first_lost(self: Tasks, conn: Connection) -> Any:
+            lost()
+            return unsettled(self, conn)
+
+        at_once(monkeypatch)
+        monkeypatch.setattr(Tasks, "unsettled", first_lost)
+    result = at.ok(load={"batch_rows": 5, "workers": 2})
+    assert result.counts() == {"inserted": 40}
+
+
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], bool]], None]:
+    """The answer to the first COMMIT after which the given question is answered by yes does not arrive."""
+    transaction = Session.transaction
+
+    def make(heard: Callable[[], bool]) -> None:
+        lost: list[bool] = []
+
+        @contextlib.contextmanager
+        def lossy(self: Session, **named: Any) -> Iterator[Connection]:
+            with transaction(self, **named) as conn:
+                yield conn
+            if not lost and heard():
+                lost.append(True)
+                conn.close()
+                raise LOST
+
+        monkeypatch.setattr(Session, "transaction", lossy)
+
+    return make
+
+
+def test_a_hook_whose_commit_was_not_answered_runs_once(at: Restore, deaf: Callable[[Callable[[], bool]], None]):
+    at.schema(T, "CREATE TABLE log (n int)")
+    at.file("t", ROWS)
+    deaf(lambda: at.value("SELECT count(*) FROM log") == 1)
+    at.ok(hooks={"pre_restore": [{"name": "h", "sql": "INSERT INTO log VALUES (1)"}]})
+    assert at.value("SELECT count(*) FROM log") == 1
+
+
+def test_a_run_whose_end_was_not_answered_has_ended(at: Restore, monkeypatch: pytest.MonkeyPatch):
+    at.schema(T)
+    at.file("t", ROWS)
+    finish, lost = Ledger.finish, list[bool]()
+
+    def unheard(self: Ledger, conn: Connection, *args: Any) -> None:
+        finish(self, conn, *args)
+        lost.append(True)
+        conn.close()
+        raise LOST
+
+    monkeypatch.setattr(Ledger, "finish", unheard)
+    assert at.ok().counts() == {"inserted": 40}
+    assert lost == [True]
+
+
+def test_who_lost_a_task_has_no_say_in_its_table(at: Restore):
+    at.schema(T)
+    result = at.file("t", ROWS).ok()
+    ledger = Ledger("dbrestore", result.run)
+    task_id = at.value("SELECT id FROM dbrestore.tasks")
+    with Session(at.dsn, Retry(), lambda _: None).conn as conn:
+        task = Tasks(ledger).current(conn, _task(task_id))
+        assert task is None
+        assert not Tasks(ledger).fail(conn, _task(task_id), "the file is gone")
+    assert at.value("SELECT error FROM dbrestore.tables") == ""
+
+
+def _task(ident: int) -> Any:
+    from restorer.database.tasks import Task
+
+    return Task(ident, "t", None, 0, 1)
+
+
+def test_a_server_that_became_a_standby_is_not_asked_over_the_same_connection(at: Restore):
+    session = Session(at.dsn, Retry(initial_seconds=1), lambda _: None)
+    pids: list[int] = []
+
+    def step(conn: Connection) -> None:
+        pids.append(conn.info.backend_pid)
+        if len(pids) == 1:
+            conn.execute("BEGIN READ ONLY")
+            conn.execute("CREATE TABLE x (id int)")
+
+    session.retrying(step, what="test")
+    session.close()
+    assert len(set(pids)) == 2
