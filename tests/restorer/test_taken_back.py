@@ -16,7 +16,7 @@ from restorer.database.connection import Connection, target_label
 from restorer.database.ledger import Ledger
 from restorer.database.session import Session
 from restorer.database.tasks import Tasks
-from restorer.load import leader, replay
+from restorer.load import leader, replay, retry
 from restorer.load.replay import Replay
 from restorer.load.worker import Workbench
 from restorer.spec import Retry
@@ -209,6 +209,34 @@ def test_a_run_whose_end_was_not_answered_has_ended(at: Restore, monkeypatch: py
     monkeypatch.setattr(Ledger, "finish", unheard)
     assert at.ok().counts() == {"inserted": 40}
     assert lost == [True]
+
+
+def test_a_retry_of_rejects_whose_commit_was_not_answered_counts_them_once(
+    at: Restore, monkeypatch: pytest.MonkeyPatch
+):
+    at.schema(T, "ALTER TABLE t ADD CHECK (id < 35)")
+    result = at.file("t", ROWS).ok()
+    assert result.counts() == {"inserted": 35, "rejected": 5}
+    at.schema("ALTER TABLE t DROP CONSTRAINT t_id_check")
+    ledger, load, lost = Ledger("dbrestore", result.run), retry._load, list[bool]()
+    session = Session(at.dsn, Retry(), lambda _: None)
+    ledger.register(session.conn)
+    assert ledger.take_target(session.conn) is None
+
+    def unheard(*args: Any) -> int:
+        settled = load(*args)
+        if not lost:
+            lost.append(True)
+            session.conn.close()
+            raise LOST
+        return settled
+
+    monkeypatch.setattr(retry, "_load", unheard)
+    done = retry.retry(session, ledger, lambda _: None)
+    session.close()
+    assert (done.tried, done.settled, done.left) == (5, 5, 0)
+    assert at.value("SELECT report->'totals'->>'inserted' FROM dbrestore.runs") == "40"
+    assert at.value("SELECT count(*) FROM t") == 40
 
 
 def test_who_lost_a_task_has_no_say_in_its_table(at: Restore):

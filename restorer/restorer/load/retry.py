@@ -7,6 +7,8 @@ What goes in leaves `rejects`, and the run's counters and its stored report move
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import msgspec
 from psycopg import sql
@@ -64,7 +66,7 @@ def retry(session: Session, ledger: Ledger, emit: Emit, repaired: dict[int, byte
                 else frozenset()
             )
             ladder = Ladder(plan, Relations(), spec.on_conflict, inner=inner, staged=True, always_staged=True)
-            for chunk in _rejects(conn, ledger, plan.name, repaired):
+            for chunk in _rejects(session, ledger, plan.name, repaired):
                 first = {r.id for r in chunk} - seen  # a later pass of the same retry is no other attempt
                 seen |= first
 
@@ -81,7 +83,7 @@ def retry(session: Session, ledger: Ledger, emit: Emit, repaired: dict[int, byte
                 done.settled += settled
                 moved = moved or settled > 0
     done.tried, done.left = len(seen), len(seen) - done.settled
-    _report_again(conn, ledger)
+    session.retrying(lambda conn: _report_again(conn, ledger), what="report")
     return done
 
 
@@ -106,7 +108,7 @@ def _plans(conn: Connection, ledger: Ledger) -> tuple[RestoreSpec, tuple[TablePl
     return spec, made.tables
 
 
-def _rejects(conn: Connection, ledger: Ledger, table: str, repaired: dict[int, bytes] | None) -> Iterator[list[Repair]]:
+def _rejects(session: Session, ledger: Ledger, table: str, repaired: dict[int, bytes] | None) -> Iterator[list[Repair]]:
     """Whole records only: of one that was too large the ledger keeps the head alone."""
     last = 0
     only = sql.SQL("AND id = ANY ({})").format(sql.Literal(list(repaired))) if repaired is not None else sql.SQL("")
@@ -122,7 +124,7 @@ def _rejects(conn: Connection, ledger: Ledger, table: str, repaired: dict[int, b
             only,
             sql.Literal(_CHUNK),
         )
-        rows = conn.execute(query).fetchall()
+        rows = session.retrying(partial(_all, query), what=f"rejects of table {table}")
         if not rows:
             return
         last = rows[-1][0]
@@ -131,11 +133,21 @@ def _rejects(conn: Connection, ledger: Ledger, table: str, repaired: dict[int, b
         ]
 
 
+def _all(query: sql.Composed, conn: Connection) -> list[tuple[Any, ...]]:
+    return conn.execute(query).fetchall()
+
+
 def _load(
     session: Session, ledger: Ledger, plan: TablePlan, ladder: Ladder, chunk: list[Repair], first: set[int]
 ) -> int:
-    """One batch of rejects down the ladder. `first`: ids that this retry tries for the first time. -> how many are settled"""
-    conn = session.conn
+    """One batch of rejects down the ladder. `first`: ids that this retry tries for the first time. -> how many are settled;
+    those that are not in the ledger any more are, by a commit whose answer was lost"""
+    conn, whole = session.conn, len(chunk)
+    query = ledger.q("SELECT id FROM {rejects} WHERE id = ANY (%s)")
+    left = {row[0] for row in conn.execute(query, ([r.id for r in chunk],))}
+    chunk = [r for r in chunk if r.id in left]
+    if not chunk:
+        return whole
     pieces = [Piece.of_one(r.record.ordinal, r.record.offset, r.record.raw) for r in chunk]
     batch = next(iter(Batches(PieceSource(pieces), lambda: len(pieces), 1 << 62)))
     outcome = ladder.load(conn, batch, session.begin, rollback)
@@ -146,7 +158,7 @@ def _load(
     except BaseException:
         rollback(conn)
         raise
-    return settled
+    return settled + whole - len(chunk)
 
 
 def _book(
