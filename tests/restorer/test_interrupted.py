@@ -123,6 +123,7 @@ def test_a_database_dropped_in_the_middle_ends_the_run(own: OwnServer, many: Pat
     assert report["outcome"] == "Failed"
 
 
+@pytest.mark.slow
 def test_a_network_that_drops_connections_is_lived_with(own: OwnServer, many: Path, tmp_path: Path) -> None:
     """A proxy in between cuts every connection after a while, as balancers do."""
     dsn = prepared(own, "proxied")
