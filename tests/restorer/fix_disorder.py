@@ -16,6 +16,7 @@ from restorer.load import leader, worker
 from restorer.load.batch import Batch, Batches
 from restorer.load.leader import Leader
 from restorer.load.task_loader import Lost, TaskLoader
+from restorer.load.worker import Workbench
 
 Disorder = Callable[[int], None]
 ORDER = "ORDER BY b.position, t.start_offset"  # in which tasks are claimed
@@ -54,6 +55,15 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """All segments are cut before the first one is loaded."""
     segments: Callable[[Leader], Iterator[str]] = Leader._segments
     monkeypatch.setattr(Leader, "_segments", lambda self: iter(list(segments(self))[-1:]))
+
+
+def second_worker(bench: Workbench) -> bool:
+    """Another worker of the same run loads the first task that is free, if there is one."""
+    ledger, session = Ledger(bench.ledger.schema, bench.ledger.run), bench.session.another()
+    ledger.register(session.conn)
+    found = Workbench(session, ledger, bench.spec, tuple(bench._plans.values()), bench.emit).load_one()
+    session.close()
+    return found
 
 
 def backwards(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:

@@ -46,7 +46,7 @@ RECORD = st.fixed_dictionaries(
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     schema=st.sampled_from(sorted(SCHEMAS)),
     records=st.lists(RECORD, min_size=8, max_size=24),

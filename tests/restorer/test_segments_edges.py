@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fix_disorder import Disorder, at_once, backwards, same
+from fix_disorder import Disorder, at_once, backwards, same, second_worker
 from fix_restore import Record, Restore
-from restorer.database.ledger import Ledger
 from restorer.events import AnyEvent, BatchLoaded
 from restorer.load import ladder, leader
 from restorer.load.contest import Contested
@@ -113,15 +112,6 @@ def benches(monkeypatch: pytest.MonkeyPatch) -> list[Workbench]:
     return made
 
 
-def another_one(benches: list[Workbench]) -> None:
-    """A second worker loads the first task that is free."""
-    bench = benches[0]
-    ledger, session = Ledger(bench.ledger.schema, bench.ledger.run), bench.session.another()
-    ledger.register(session.conn)
-    assert Workbench(session, ledger, bench.spec, tuple(bench._plans.values()), bench.emit).load_one()
-    session.close()
-
-
 def test_another_worker_commits_between_two_questions(
     at: Restore, monkeypatch: pytest.MonkeyPatch, benches: list[Workbench]
 ):
@@ -134,7 +124,7 @@ def test_another_worker_commits_between_two_questions(
     def then_another(self: Contested, *args: Any) -> Any:
         found = contested(self, *args)
         if len(benches) == 1:
-            another_one(benches)  # the second segment
+            assert second_worker(benches[0])  # the second segment
         return found
 
     monkeypatch.setattr(Contested, "contested", then_another)
@@ -159,7 +149,7 @@ def test_a_task_that_another_worker_took_and_finished_is_let_go(
     def late(self: Ladder, *args: Any, **named: Any) -> Any:
         if len(benches) == 1:
             at.db.execute("UPDATE dbrestore.tasks SET owner = NULL")
-            another_one(benches)
+            assert second_worker(benches[0])
             assert at.value("SELECT count(*) FROM dbrestore.deferred") > 0
         return load(self, *args, **named)
 

@@ -4,29 +4,29 @@ lagged behind takes back anything; and what it committed without being able to s
 from __future__ import annotations
 
 import contextlib
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from fix_disorder import at_once
+from fix_disorder import at_once, second_worker
 from fix_restore import Record, Restore
 from restorer.database import clean
-from restorer.database.connection import Connection, target_label
+from restorer.database.connection import Connection, reopen, target_label
 from restorer.database.ledger import Ledger
 from restorer.database.session import Session
-from restorer.database.tasks import Tasks
+from restorer.database.tasks import Task, Tasks
+from restorer.errors import Unavailable
 from restorer.load import leader, replay, retry
 from restorer.load.replay import Replay
 from restorer.load.worker import Workbench
 from restorer.spec import Retry
 
-from restorer import run
-
 T = "CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE)"
 ROWS: list[Record] = [{"id": i, "slug": f"s{i}"} for i in range(40)]
 LOST = psycopg.OperationalError("the connection is lost")
-COUNTERS = "read = {0}, inserted = {0}, conflict = {0}, deferred = {0}, batches = {1}, records = {1}"
 
 
 def once(do: Callable[[], None]) -> Callable[[], None]:
@@ -41,13 +41,10 @@ def test_nobody_loads_before_hooks_and_cleanup_are_through(at: Restore, monkeypa
     cleaning, asked = clean.clean, list[bool]()
 
     def follower_first(session: Session, ledger: Ledger, spec: Any, plans: Any) -> None:
-        other, own = session.another(), Ledger(ledger.schema, ledger.run)
-        own.register(other.conn)
-        asked.append(Workbench(other, own, spec, plans, lambda _: None).load_one())
-        other.close()
+        asked.append(second_worker(Workbench(session, ledger, spec, plans, lambda _: None)))
         cleaning(session, ledger, spec, plans)
 
-    monkeypatch.setattr(run.clean, "clean", follower_first)
+    monkeypatch.setattr(clean, "clean", follower_first)
     spec: dict[str, Any] = {"cleanup": "Truncate", "confirm": target_label(at.dsn)}
     result = at.ok(load={"batch_rows": 10, "pods": 2}, **spec)
     assert asked == [False]
@@ -122,10 +119,10 @@ def test_a_table_that_turns_out_not_to_be_read_is_read_again(
         found = unsettled(self, conn)
         if found == {"t": True} and not asked:
             asked.append(found)
-            zero = COUNTERS.format("0", "'{}'")
             at.schema(
                 "DELETE FROM t",
-                f"UPDATE dbrestore.tasks SET state = 'Ready', next_offset = 0, next_ordinal = 1, {zero}",
+                "UPDATE dbrestore.tasks SET state = 'Ready', next_offset = 0, next_ordinal = 1, read = 0, inserted = 0, "
+                "batches = '{}', records = '{}'",
             )
         return found
 
@@ -241,20 +238,46 @@ def test_a_retry_of_rejects_whose_commit_was_not_answered_counts_them_once(
 
 def test_who_lost_a_task_has_no_say_in_its_table(at: Restore):
     at.schema(T)
-    result = at.file("t", ROWS).ok()
-    ledger = Ledger("dbrestore", result.run)
-    task_id = at.value("SELECT id FROM dbrestore.tasks")
-    with Session(at.dsn, Retry(), lambda _: None).conn as conn:
-        task = Tasks(ledger).current(conn, _task(task_id))
-        assert task is None
-        assert not Tasks(ledger).fail(conn, _task(task_id), "the file is gone")
+    ledger = Ledger("dbrestore", at.file("t", ROWS).ok().run)  # another owner
+    task = Task(at.value("SELECT id FROM dbrestore.tasks"), "t", None, 0, 1)
+    at.schema("UPDATE dbrestore.tasks SET state = 'Ready'")
+    assert not Tasks(ledger).fail(at.db, task, "the file is gone")
     assert at.value("SELECT error FROM dbrestore.tables") == ""
+    assert at.value("SELECT state FROM dbrestore.tasks") == "Ready"
 
 
-def _task(ident: int) -> Any:
-    from restorer.database.tasks import Task
+def test_who_lost_the_target_begins_no_run(at: Restore):
+    at.schema(T)
+    at.file("t", ROWS).ok(name="r")
+    ledger = Ledger("dbrestore", "other")
+    with pytest.raises(Unavailable, match="taken over"):
+        ledger.start(
+            at.db, spec={}, spec_hash="", snapshot="", fingerprint={}, tables=(), was_empty={}, split=frozenset(),
+            warnings=(), retain_days=0, prepared=True,
+        )  # fmt: skip
+    assert at.value("SELECT count(*) FROM dbrestore.runs") == 1
 
-    return Task(ident, "t", None, 0, 1)
+
+@pytest.fixture
+def dying_server() -> Iterator[int]:
+    """A port where TLS is agreed to, and the connection cut then. -> its number"""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    asking, _ = listening.accept()
+                    with asking:
+                        asking.recv(8)
+                        asking.sendall(b"S")
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+
+
+def test_a_handshake_that_is_broken_off_is_tried_again(dying_server: int):
+    with pytest.raises(psycopg.OperationalError, match="SSL"):  # LoadFailed would end the run
+        reopen(f"host=127.0.0.1 port={dying_server} dbname=x user=x sslmode=require")
 
 
 def test_a_server_that_became_a_standby_is_not_asked_over_the_same_connection(at: Restore):

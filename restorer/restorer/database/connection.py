@@ -127,17 +127,14 @@ def _permanent(state: str, reason: str, *, again: bool = False) -> bool:
     through before; then a handshake that a dying server broke off, or was too slow for, is no reason to give up."""
     if state:
         return state.startswith(("28", "3D", "42", "08P"))
-    words: tuple[str, ...] = (
-        "password authentication failed",
+    refused = (
+        "authentication failed",
         "does not exist",
         "no pg_hba.conf entry",
         "no password supplied",
-        "certificate",
-        "SSL",
-        "authentication",
+        "certificate verify",
     )
-    if again:
-        words = (*words[:4], "certificate verify failed", "authentication failed")
+    words = refused if again else (*refused, "certificate", "SSL", "authentication")
     return any(w in reason for w in words) and "starting up" not in reason and "No such file" not in reason
 
 

@@ -46,7 +46,7 @@ class Replay:
         self._settled = 0  # the last ordinal of those that wait no longer
         self._into: list[ForeignKey] | None = None
 
-    def begin_again(self) -> None:
+    def begin_again(self, _: psycopg.Error) -> None:
         """A failover may have taken steps back that were told as done."""
         self._settled = 0
 

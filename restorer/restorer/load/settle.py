@@ -46,31 +46,27 @@ class Settler:
         """Loads what waits in these tables and lets the tables that depend on them start: a cycle in one transaction, what
         waits for its turn in the file in many. Leaves them as they are where they turn out not to be read to their end: a
         failover takes back what was told."""
-        done: bool | None = False
-        while done is False:
+        done = False
+        while not done:
             what = "settling " + ", ".join(p.name for p in plans)
             for plan in plans:
                 waits = partial(self._tasks.waiting.any, table=plan.name)
                 if not plan.cyclic and self._session.retrying(waits, what=what):  # a ladder takes memory
                     self._replay(plan, plans)
             done = self._session.retrying(lambda _: self._settle(plans), what=what)
-        if done is None:
-            return
-        for plan in plans:
-            self._emit(TableChanged(plan.name, "Done"))
 
     def _read(self, conn: Connection, plans: list[TablePlan]) -> bool:
         """Whether these tables still stand to be settled. Behind the fence."""
         unsettled = self._tasks.unsettled(conn)
         return all(unsettled.get(p.name, False) for p in plans)
 
-    def _settle(self, plans: list[TablePlan]) -> bool | None:
-        """-> False: there is something to replay once more, as a failover took the end of it back; None: to read."""
+    def _settle(self, plans: list[TablePlan]) -> bool:
+        """-> False: there is something to replay once more, as a failover took the end of it back"""
         started = time.monotonic()
         with self._session.transaction(staged=True) as conn:
             self._ledger.fence(conn)
             if not self._read(conn, plans):
-                return None
+                return True  # not here
             if any(self._tasks.waiting.any(conn, p.name) for p in plans if not p.cyclic):
                 return False
             outcomes = self._load(conn, [p for p in plans if p.cyclic])
@@ -80,6 +76,8 @@ class Settler:
             self._tasks.settled(conn, [p.name for p in plans])
         for name, outcome in outcomes.items():
             self._tell(name, outcome, seconds)
+        for plan in plans:
+            self._emit(TableChanged(plan.name, "Done"))
         return True
 
     def _replay(self, plan: TablePlan, plans: list[TablePlan]) -> None:
@@ -93,10 +91,7 @@ class Settler:
                 self._ledger.fence(conn)
                 return replay.step(conn) if self._read(conn, plans) else None
 
-        def again(_: psycopg.Error) -> None:
-            replay.begin_again()
-
-        retrying = partial(self._session.retrying, step, what=f"table {plan.name}", on_transient=again)
+        retrying = partial(self._session.retrying, step, what=f"table {plan.name}", on_transient=replay.begin_again)
         while (outcome := retrying()) is not None:
             owed.absorb(outcome)
             if outcome.counters.read:
