@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from fix_disorder import at_once, second_worker
+from fix_disorder import at_once, backwards, second_worker
 from fix_restore import Record, Restore
 from restorer.database import clean
 from restorer.database.connection import Connection, reopen, target_label
@@ -103,6 +103,33 @@ def test_steps_of_a_replay_that_are_taken_back_are_done_again(at: Restore, monke
     result = at.ok(load={"batch_rows": 100, "pods": 2})
     assert len(calls) > 8
     assert result.counts() == {"inserted": 40, "conflict": 40}
+
+
+def test_a_replay_begins_again_from_the_first_record_that_waits(at: Restore, monkeypatch: pytest.MonkeyPatch):
+    """Two steps are gone, the second of which had gone by the first: of two records that wait for one key the first counts."""
+    at.schema(T)
+    records = [{"id": i, "slug": f"{n} {i}"} for n in "ab" for i in range(10)]
+    records[1]["slug"] = records[7]["slug"] = "k"  # in two steps
+    at.file("t", records)
+    backwards(monkeypatch, (at.root / "t.json").stat().st_size // 2)
+    monkeypatch.setattr(replay, "_CHUNK", 5)
+    step, gone = Replay.step, list[int]()
+
+    def two_are_lost(self: Replay, conn: Connection) -> Any:
+        if gone:
+            return step(self, conn)
+        gone.append(1)
+        while (done := step(self, conn)) is not None and done.counters.read == 0:
+            pass  # makes way
+        step(self, conn)
+        conn.execute("ROLLBACK")
+        raise LOST
+
+    monkeypatch.setattr(Replay, "step", two_are_lost)
+    result = at.ok(load={"batch_rows": 100, "pods": 2})
+    assert gone
+    assert at.rows("SELECT id, slug FROM t WHERE id IN (1, 7) ORDER BY 1") == [(1, "k"), (7, "b 7")]
+    assert result.counts() == {"inserted": 10, "conflict": 10}
 
 
 @pytest.mark.parametrize("cyclic", [False, True])
