@@ -31,10 +31,14 @@ def test_a_wrong_database_or_role_is_refused(cli: Cli, target: str, good: Path, 
 
 def test_a_wrong_host_or_port_is_worth_another_try(cli: Cli, good: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    for host, port in (("127.0.0.1", free_port()), ("no-such-host.invalid", 5432), ("/nowhere", 5432)):
+    for host, port, why in (
+        ("127.0.0.1", free_port(), "Connection refused"),
+        ("no-such-host.invalid", 5432, "failed to resolve host"),
+        ("/nowhere", 5432, "No such file or directory"),
+    ):
         dsn = f"postgresql://u:hunter2@/d?host={host}&port={port}&connect_timeout=1"
         end = restorer("run", "--backup", good, "--dsn", dsn, "--report", report)
-        check_refused(end, 1, ("cannot reach", "after 1 s", "check host, port"), report)
+        check_refused(end, 1, ("cannot reach", "after 1 s", why, "check host, port"), report)
 
 
 def test_a_connection_string_that_is_none_is_refused(cli: Cli, good: Path) -> None:

@@ -98,6 +98,7 @@ def test_a_server_that_stays_away_is_told_in_the_end_and_the_run_goes_on_later(
         own.ctl("start")
     assert end.code == 1, end.err
     assert [f["reason"] for f in end.failures] == ["Unavailable"]
+    assert "cannot connect: connection to server" in end.failures[0]["message"]
     assert "start the same command again" in end.failures[0]["remedy"]
     assert json.loads((tmp_path / "report.json").read_text())["outcome"] == "Failed"
     again = restorer(

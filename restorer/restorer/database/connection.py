@@ -66,6 +66,7 @@ def open_connection(conninfo: str) -> Connection:
     )
 
 
+_NOT_CONNECTED = ("connection failed", "connection is bad")  # how psycopg begins, the latter for a socket
 _DEFAULTS = {
     "application_name": "restorer",
     "connect_timeout": "10",
@@ -151,10 +152,19 @@ def _remedy(reason: str) -> str:
 
 
 def connect_reason(error: Exception) -> str:
-    """libpq puts one line per address tried; the last says what the last one answered. Holds no password."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """libpq puts one line per address tried, and a question after some; the last answer counts. Holds no password."""
+    told = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in told if line and not line.startswith("Is the server running")]
     fatal = [line for line in lines if "FATAL" in line]
-    return (fatal or lines or [type(error).__name__])[-1].removeprefix("connection failed: ")
+    reason = (fatal or lines or [type(error).__name__])[-1]
+    for opening in _NOT_CONNECTED:
+        reason = reason.removeprefix(f"{opening}: ")
+    return reason
+
+
+def never_connected(error: Exception) -> bool:
+    """There was no connection yet that could have broken."""
+    return str(error).startswith(_NOT_CONNECTED)
 
 
 def backoff(initial: float, longest: float) -> Iterator[float]:

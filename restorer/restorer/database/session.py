@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import psycopg
 
-from restorer.database.connection import Connection, backoff, connect_reason, kind_of, reopen
+from restorer.database.connection import Connection, backoff, connect_reason, kind_of, never_connected, reopen
 from restorer.database.problems import problem_of
 from restorer.errors import LoadFailed, RestoreError, Unavailable
 from restorer.events import Emit, Retried
@@ -162,8 +162,11 @@ _WORDS = {
 def describe(error: psycopg.Error) -> str:
     """What went wrong, in words that hold no value of any record."""
     if error.sqlstate is None:
-        failed = "connection failed" in str(error)  # and none was there that could break
-        return f"cannot connect: {connect_reason(error)}" if failed else "the connection to the database broke"
+        return (
+            f"cannot connect: {connect_reason(error)}"
+            if never_connected(error)
+            else "the connection to the database broke"
+        )
     if error.sqlstate in _WORDS:
         return _WORDS[error.sqlstate]
     if error.sqlstate[:2] in ("42", "28", "3D", "3F", "0A", "55"):  # about names and rights, not about data
