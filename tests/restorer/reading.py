@@ -41,7 +41,7 @@ def written(folder: Path, data: bytes, layout: Layout = "array", compression: Co
 def records(found: Iterator[Piece]) -> Iterator[Record]:
     for piece in found:
         assert piece.records is None or len(piece.records) == len(piece.spans)
-        assert piece.mixed is (piece.records is not None and None in piece.records)
+        assert piece.mixed or piece.records is None or None not in piece.records
         assert piece.offset + piece.spans[0][0] == piece.offset
         made = piece.records
         piece.release()  # what is let go must come back alike

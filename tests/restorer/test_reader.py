@@ -229,3 +229,45 @@ def test_split_gives_two_whole_pieces(tmp_path: Path) -> None:
                 for count in (0, len(piece)):
                     with pytest.raises(ValueError, match="split"):
                         piece.split(count)
+
+
+_delimitable = st.sampled_from(
+    [
+        rb'{"id":1,"a":"\ud800"}',
+        b'{"id":1,"a":nul}',
+        b'{"id":1,"a":"\x01"}',
+        b'{"id":1,"a":01}',
+        rb'{"id":1,"a":[{"id":2,"a":"\udc00"},{"id":3,"a":1}]}',
+        rb'{"id":1,"a":[{"id":2,"a":1},{"id":3,"a":"\x"}]}',
+        rb'{"id":1,"a":[{"id":2,"a":1},{"id":"\ud800","a":1}]}',
+        rb'{"id":"},{\"id\":\ud800","a":1}',
+        rb'{"\ud800":1,"id":2}',
+        b"nul",
+        b'{"id":1,"a":1,"b":2}',
+        b'{"id":1,"x - at `$[0]`":2}',
+        b'{"id":tru}',
+        b"7",
+    ]
+)
+
+
+@property_settings
+@given(
+    rows=st.lists(
+        st.tuples(st.just(True), good_rows.map(lambda r: json.dumps(r, separators=(",", ":")).encode()))
+        | st.tuples(st.just(False), _delimitable),
+        max_size=30,
+    ),
+    gap=st.sampled_from([b",", b", ", b",\n  ", b" , "]),
+    window=windows,
+)
+def test_records_that_are_no_json_cost_none_of_their_neighbours(
+    tmp_path: Path, rows: list[tuple[bool, bytes]], gap: bytes, window: int
+) -> None:
+    data = b"[" + gap.join(raw for _, raw in rows) + b"]"
+    file = written(tmp_path, data)
+    found = read(file, window=window)
+    assert [(n, raw) for n, _, raw, _ in found] == [(n, raw) for n, (_, raw) in enumerate(rows, 1)]
+    assert not any(decoded for (good, _), (*_, decoded) in zip(rows, found, strict=True) if not good)
+    check_places(data, found)
+    check_resume(file, window)

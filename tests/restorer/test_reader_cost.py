@@ -58,10 +58,10 @@ def test_segments_are_about_the_size_asked_for(tmp_path: Path) -> None:
 
 def test_one_percent_of_bad_records_keeps_good_neighbours_in_whole_pieces(tmp_path: Path) -> None:
     rows = [row(n) if n % 100 != 37 else row(n, b'"\\ud800"') for n in range(20_000)]
-    for layout, data in (("array", b"[" + b",".join(rows) + b"]"), ("ndjson", b"\n".join(rows))):
+    for layout, data, most in (("array", b"[" + b",".join(rows) + b"]", 5), ("ndjson", b"\n".join(rows), 410)):
         found = list(pieces(written(tmp_path, data, layout), decoder=MANY, line_decoder=LINE))
-        assert sum(len(p) for p in found if p.records is None) == 200
-        assert len(found) < 410
+        assert sum(len(p) if p.records is None else p.records.count(None) for p in found) == 200
+        assert len(found) < most
 
 
 def test_reading_is_linear_in_a_file_of_look_alikes(tmp_path: Path) -> None:

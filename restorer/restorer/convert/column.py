@@ -15,6 +15,8 @@ _SPACES = bytes.maketrans(b"\r\n", b"  ")
 _BETWEEN = b"\x01"  # cannot stand in JSON, not even in a string; where it does all the same, the values do not add up
 _SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
+_ODD = frozenset([b"{", b"[", MISSING])  # how no plain value begins
+
 JSON_NULL = b'"null"'  # the CSV field
 
 Check = Callable[[Any], Any]
@@ -42,8 +44,8 @@ class ColumnWriter:
     def doubtful(self, values: Sequence[Any], strict: bool) -> Iterable[int]:
         """The indices of the values that may not go as they stand, in order; `strict`: that are not surely of the type."""
         joined = b"\n".join(values) + b"\n"
-        if strict and self.rule.free and not self._doubted(joined) and not (self.not_null and RAW_NULL in values):
-            return () if is_utf8(joined) else range(len(values))
+        if strict and self.rule.free:
+            return self._unfree(joined, values)
         run = self._sure if strict else self._loose
         if run is self._alike:
             # Written by one program, all have one shape: then one of them stands for all.
@@ -63,6 +65,18 @@ class ColumnWriter:
             index, counted = index + 1, joined.index(b"\n", end) + 1
             end = run(joined, counted).end()
         return found
+
+    def _unfree(self, joined: bytes, values: Sequence[Any]) -> Iterable[int]:
+        """`doubtful` for a type that takes every plain value."""
+        if not is_utf8(joined):
+            return range(len(values))
+        null = self.not_null and RAW_NULL in values
+        if not self._doubted(joined) and not null:
+            return ()
+        lines = joined.split(b"\n")
+        if len(lines) != len(values) + 1:  # a raw newline in a string
+            return range(len(values))
+        return [i for i, line in enumerate(lines) if b"\\" in line or line[:1] in _ODD or (null and line == NULL)]
 
     def may_stand(self, values: bytes) -> bool:
         """Whether one value of a plain column may go as it stands, or several that end in a newline each: no escape,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
@@ -27,6 +28,8 @@ from restorer.source.piece import Piece
 from restorer.source.scanner import ScanError, pairs
 
 _NO_STRUCT_KEY = re.compile(r'["\\\x00-\x1f]')  # msgspec has no structs with such keys
+
+_SOME = 8  # good records of which one may stand for a bad one
 
 Record = Sequence[msgspec.Raw]  # the values per column in COPY order, ignored keys behind them
 
@@ -219,11 +222,16 @@ class Converter:
         """Each record's values, and the indices of those that only the scanner could take apart. A record that nobody
         can is a problem."""
         decoded = piece.records
-        if decoded is not None and self._structs and not piece.mixed:
-            return list(map(astuple, decoded)), set()
         records: list[Record | None] = [None] * len(piece)
+        alone: Iterable[int] = range(len(piece))
+        if decoded is not None and self._structs:
+            if not piece.mixed:
+                return list(map(astuple, decoded)), set()
+            alone = [index for index, record in enumerate(decoded) if record is None]
+            there = map(astuple, (record for record in decoded if record is not None))
+            records = [None if record is None else next(there) for record in decoded]
         scanned: set[int] = set()
-        for index in range(len(piece)):
+        for index in alone:
             try:
                 if decoded is not None and decoded[index] is not None:
                     records[index] = self._taken(decoded[index])
@@ -244,11 +252,12 @@ class Converter:
 
     def _stand_in(self, piece: Piece, records: Sequence[Record | None]) -> Record:
         """What stands for a bad record until its line is taken out: a good one's values, as they give no column anything to
-        look into; nulls where even the shortest good one is so long that many of it would fill the memory."""
-        sizes = ((sum(map(len, r)), at) for at, r in enumerate(records) if r is not None)
-        size, at = min(sizes, default=(0, -1))
-        good = None if at < 0 or size > 2 * len(piece.data) // len(piece) else records[at]
-        return good or (RAW_NULL,) * len(self._blank)
+        look into; nulls where even the shortest of some is so long that many of it would fill the memory."""
+        some = islice((record for record in records if record is not None), _SOME)
+        good = min(some, key=_size, default=None)
+        if good is None or _size(good) > 2 * len(piece.data) // len(piece):
+            return (RAW_NULL,) * len(self._blank)
+        return good
 
     def _taken(self, record: Any) -> Record:
         return astuple(record) if self._structs else self._members(record)
@@ -261,6 +270,10 @@ class Converter:
                 message = f'table "{self._table}" has no column for the key'
                 raise Unfit("UnknownColumn", "42703", message, key[:255])
         return tuple(members.get(key, blank) for key, blank in self._blank.items())
+
+
+def _size(record: Record) -> int:
+    return sum(map(len, record))
 
 
 def _scan(raw: bytes) -> dict[str, msgspec.Raw]:

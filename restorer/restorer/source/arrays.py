@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from restorer.source.decoding import REFUSALS, Decoding, Hold, Runs, is_value
-from restorer.source.piece import Piece
+from restorer.source.holes import spans_around
+from restorer.source.piece import Piece, Spans, array_spans
 from restorer.source.scanner import ScanError, ValueScanner, value_end
 from restorer.source.stream import BrokenFile, Window
 
@@ -147,22 +148,38 @@ class ArrayReader:
             data = w.buf[w.pos : cut]
             if back and not is_value(data):  # cheaper than the caller's decoder
                 continue
-            decode, spans = self._decoding.array, None
             try:
-                try:
-                    records = decode(data)
-                except msgspec.ValidationError:  # some records are at fault; the cut perhaps too
-                    decode = self._decoding.mixed
-                    records, spans = self._decoding.mixed_at(data)
+                piece = self._piece(data)
             except REFUSALS:
                 continue
-            mixed = spans is not None
-            piece = Piece(w.offset, w.base + cut, self.ordinal, data, records, spans, decode=decode, mixed=mixed)
             w.pos = cut
-            self.ordinal += len(records)
+            self.ordinal += len(piece)
             self._inside = True
             return piece
         return None
+
+    def _piece(self, data: bytes) -> Piece:
+        """The records of `data`, which is cut out of the window at its place. Raises one of REFUSALS: the cut may be wrong."""
+        start, end, decoding = self._w.offset, self._w.offset + len(data), self._decoding
+        try:
+            return Piece(start, end, self.ordinal, data, decoding.array(data), decode=decoding.array)
+        except msgspec.ValidationError:  # some records are at fault; the cut perhaps too
+            spans = self._spans(data)
+        except msgspec.DecodeError as error:
+            spans = self._around(data, error)
+        records = decoding.mixed(data, spans)
+        return Piece(start, end, self.ordinal, data, records, spans, decode=decoding.mixed, mixed=True)
+
+    def _spans(self, data: bytes) -> Spans:
+        try:
+            return Spans(array_spans(data))
+        except msgspec.DecodeError as error:
+            return self._around(data, error)
+
+    def _around(self, data: bytes, error: msgspec.DecodeError) -> Spans:
+        if not self._boundaries:
+            raise error
+        return spans_around(data, error, self._boundaries[0])
 
     def _last_cut(self) -> int:
         """Where the last record ends, when the file ends in this window; else 0."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from restorer.source.piece import Oversized, Piece, array_spans
+from restorer.source.holes import byte, element
+from restorer.source.piece import Oversized, Piece, Spans
 
 HEAD = 64 * 1024  # bytes of an oversized record that are kept
 # What a decoder raises on a record it does not take: wrong JSON, wrong shape, too deep, not UTF-8.
@@ -36,26 +37,30 @@ class Decoding:
         records: list[Any] = self._many.decode(b"[" + data + b"]")
         return records
 
-    def mixed(self, data: bytes) -> list[Any]:
-        """Records with commas between them; None for each that is JSON, but no record. Raises one of REFUSALS."""
-        return self.mixed_at(data)[0]
+    def mixed(self, data: bytes, spans: Spans) -> list[Any]:
+        """The records that stand at `spans`, with commas between them; None for each that is none.
 
-    def mixed_at(self, data: bytes) -> tuple[list[Any], list[tuple[int, int]]]:
-        """The same, and where each of them stands.
-
-        The bad ones are found by halving: where one of many is bad, it costs as much as to decode all of them twice."""
-        spans = array_spans(data)
+        The error tells which one is bad, or they are found by halving: where one of many is, all are decoded twice."""
         records: list[Any] = [None] * len(spans)
         parts = [(0, len(spans))]
         while parts:
             start, stop = parts.pop()
+            first, last = spans[start][0], spans[stop - 1][1]
             try:
-                records[start:stop] = self.array(data[spans[start][0] : spans[stop - 1][1]])
-            except REFUSALS:
-                if stop - start > 1:
-                    middle = (start + stop) // 2
-                    parts += [(start, middle), (middle, stop)]
-        return records, spans
+                records[start:stop] = self.array(data[first:last])
+            except REFUSALS as error:
+                if stop - start == 1:
+                    continue
+                at = element(error)
+                if at is None and (place := byte(error, data[first:last])) is not None:
+                    at = spans.at(first + place) - start
+                behind = start
+                if at is not None and 0 <= at < stop - start:
+                    behind = start + at + 1
+                    parts += [(start, start + at), (start + at, behind)]  # what the error names is looked at as well
+                middle = (behind + stop) // 2  # many bad ones are no matter of squares
+                parts = [part for part in (*parts, (behind, middle), (middle, stop)) if part[0] < part[1]]
+        return records
 
     def lines(self, data: bytes) -> list[Any]:
         """Records with whitespace between them; the caller checks that there is one on each line."""

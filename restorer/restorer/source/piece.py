@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 from restorer.source.scanner import always
 from restorer.source.scanner import spans as scanned
 
-_GAP = always(rb"[ \t\r\n,]*+")
+GAP = always(rb"[ \t\r\n,]*+")
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -42,6 +43,10 @@ class Spans:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self._bounds[::2], self._bounds[1::2], strict=True)
 
+    def at(self, place: int) -> int:
+        """Which record stands at `place`, or comes next."""
+        return bisect_right(self._bounds, place) // 2
+
     def part(self, start: int, stop: int, less: int = 0) -> Spans:
         """Of the records from `start` to `stop`, each `less` bytes further to the front."""
         return Spans((a - less, b - less) for a, b in itertools.islice(self, start, stop))
@@ -56,7 +61,7 @@ class Piece:
     data      the bytes of the records and what separates them
     records   what the given decoder made of each record, or None when it did not take the piece; after `release` made anew
               when asked for
-    mixed     some of `records` may be None: they are JSON, but the decoder did not take them
+    mixed     some of `records` may be None: the decoder did not take them; `spans` are known
     spans     (start, stop) of each record in `data`; computed only when asked for
     lines     for NDJSON the line number of each record when blank lines make ordinals uneven, else None
     oversized set for one record that is too long to hold; `data` is then its head, `records` None
@@ -76,10 +81,10 @@ class Piece:
         spans: Iterable[tuple[int, int]] | None = None,
         lines: list[int] | None = None,
         oversized: Oversized | None = None,
-        decode: Callable[[bytes], list[Any]] | None = None,
+        decode: Callable[..., list[Any]] | None = None,
         mixed: bool = False,
     ) -> None:
-        """`decode`: what made `records` of `data`, so that they can be released."""
+        """`decode`: what made `records` of `data` (of a mixed piece: and of `spans`), so that they can be released."""
         self.mixed = mixed
         self.offset, self.end, self.ordinal, self.data = offset, end, ordinal, data
         self._records, self.lines, self.oversized = records, lines, oversized
@@ -97,7 +102,7 @@ class Piece:
     @property
     def records(self) -> list[Any] | None:
         if self._records is None and self._count is not None and self._decode is not None:
-            self._records = self._decode(self.data)
+            self._records = self._decode(self.data, self.spans) if self.mixed else self._decode(self.data)
         return self._records
 
     def release(self) -> None:
@@ -171,13 +176,13 @@ def array_spans(data: bytes) -> list[tuple[int, int]]:
     raws = _RAW_LIST.decode(b"[" + data + b"]")
     if len(raws) > 1:
         lengths = list(map(len, raws))
-        gap = _GAP.match(data, lengths[0]).group()
+        gap = GAP.match(data, lengths[0]).group()
         if gap.join(raws) == data:  # the same between all of them, as a program writes it
             starts = list(itertools.accumulate(map(len(gap).__add__, lengths), initial=0))
             return list(zip(starts, map(operator.add, starts, lengths), strict=False))
     found, at = [], 0
     for raw in raws:
-        at = _GAP.match(data, at).end()
+        at = GAP.match(data, at).end()
         stop = at + memoryview(raw).nbytes
         found.append((at, stop))
         at = stop

@@ -198,7 +198,8 @@ def pairs(record: bytes) -> dict[str, bytes]:
 
 def key_text(raw: bytes) -> str:
     """The text of a JSON string with its quotes. Bytes that are not UTF-8 become lone surrogates, never an error."""
-    return str(json.loads(raw.decode("utf-8", "surrogateescape"), strict=False))
+    text = raw.decode("utf-8", "surrogateescape")
+    return str(json.loads(text, strict=False)) if "\\" in text else text[1:-1]
 
 
 def _value(record: bytes, at: int) -> bytes:
