@@ -183,7 +183,8 @@ def _surroundings(plans: Mapping[str, TablePlan], tables: Mapping[str, Table]) -
 
 def _ordered(plans: dict[str, TablePlan]) -> tuple[TablePlan, ...]:
     """Groups (strongly connected components) in topological order: first what most bytes wait for, itself and the longest
-    chain of tables behind it (so that nobody is idle while a cycle is settled); within a group the larger file first."""
+    chain of tables behind it (so that nobody is idle while a cycle is settled); within a group those first that the others cannot
+    do without, so that few rows have to wait, then the larger file."""
     edges = {name: {f.to_table for f in plan.table.foreign_keys if _inside(f, plans)} for name, plan in plans.items()}
     groups = components(edges)
     number = {name: i for i, group in enumerate(groups) for name in group}
@@ -191,14 +192,30 @@ def _ordered(plans: dict[str, TablePlan]) -> tuple[TablePlan, ...]:
     for i, group in enumerate(groups):
         cyclic = len(group) > 1 or any(name in edges[name] for name in group)
         after = sorted({number[to] for name in group for to in edges[name]} - {i})
-        for name in sorted(group, key=lambda n: (-plans[n].file.size, n)):
+        rank = _ranks(group, plans)
+        for name in sorted(group, key=lambda n: (rank[n], -plans[n].file.size, n)):
             ordered.append(msgspec.structs.replace(plans[name], group=i, cyclic=cyclic, after=tuple(after)))
     size = [sum(plans[name].file.size for name in group) for group in groups]
     weight = size.copy()
     for plan in reversed(ordered):  # the last first: what is behind a group is weighed before it
         for before in plan.after:
             weight[before] = max(weight[before], size[before] + weight[plan.group])
-    return tuple(sorted(ordered, key=lambda p: (-weight[p.group], p.group, -p.file.size, p.name)))
+    return tuple(sorted(ordered, key=lambda p: (-weight[p.group], p.group)))
+
+
+def _ranks(group: list[str], plans: Mapping[str, TablePlan]) -> dict[str, int]:
+    """Tables of a cycle in the order of the foreign keys that may not be null: a row with one always waits for its parent."""
+    edges = {
+        name: {
+            fk.to_table
+            for fk in plans[name].table.foreign_keys
+            if _inside(fk, plans)
+            and fk.to_table in group
+            and all(plans[name].table.column(c).not_null for c in fk.columns)
+        }
+        for name in group
+    }
+    return {name: rank for rank, names in enumerate(components(edges)) for name in names}
 
 
 def _inside(fk: ForeignKey, plans: Mapping[str, TablePlan]) -> bool:

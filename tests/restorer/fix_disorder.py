@@ -19,7 +19,7 @@ from restorer.load.task_loader import Lost, TaskLoader
 from restorer.load.worker import Workbench
 
 Disorder = Callable[[int], None]
-ORDER = "ORDER BY b.position, t.start_offset"  # in which tasks are claimed
+ORDER = "b.position, t.start_offset"  # in which tasks are claimed
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def disorder(monkeypatch: pytest.MonkeyPatch) -> Disorder:
     batches: dict[TaskLoader, Iterator[int]] = {}
 
     def any_task_first(ledger: Ledger, text: str) -> sql.Composed:
-        mixed = f"ORDER BY b.position, hashint8(t.start_offset # {order.randrange(1 << 30)})"
+        mixed = f"b.position, hashint8(t.start_offset # {order.randrange(1 << 30)})"
         return query(ledger, text.replace(ORDER, mixed))
 
     def one_batch(self: TaskLoader, task: Task) -> None:

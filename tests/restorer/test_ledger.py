@@ -169,6 +169,30 @@ def test_a_batch_commits_from_where_its_task_stands_or_not_at_all(forty: Restore
     assert not Tasks(stranger).advance(forty.db, ahead, ahead)
 
 
+def test_a_second_worker_keeps_off_a_cycle_that_is_begun_while_there_is_something_else(at: Restore):
+    at.schema(
+        "CREATE TABLE courses (id int PRIMARY KEY, first int)",
+        "CREATE TABLE lessons (id int PRIMARY KEY, course int NOT NULL REFERENCES courses, body text)",
+        "ALTER TABLE courses ADD FOREIGN KEY (first) REFERENCES lessons",
+        "CREATE TABLE other (id int PRIMARY KEY)",
+    )
+    at.file("courses", [{"id": i, "first": 100 if i == 1 else None} for i in range(20)])
+    at.file("lessons", [{"id": 100 + i, "course": i % 20, "body": "x" * 100} for i in range(60)])
+    at.file("other", [{"id": i} for i in range(20)])
+    at.stopped(1, name="r", batch=5)
+    owners = [Ledger("dbrestore", "r") for _ in range(3)]
+    for ledger in owners:
+        ledger.register(at.db)
+    assert owners[0].take_target(at.db) is None
+    claimed = [task.table for ledger in owners if (task := Tasks(ledger).claim(at.db)) is not None]
+    assert claimed == ["courses", "other", "lessons"]
+    at.schema("UPDATE dbrestore.tasks SET owner = NULL", "DELETE FROM dbrestore.owners")
+    result = at.ok(name="r", batch=5)
+    assert result.counts("lessons") == {"inserted": 60} and result.counts("courses") == {"inserted": 20}
+    waited = [e.deferred for e in at.events if isinstance(e, BatchLoaded) and e.deferred > 0]
+    assert sum(waited) == 3, waited  # the lessons of course 1, which waits since the first batch
+
+
 def test_a_commit_whose_answer_is_lost_is_not_done_twice(forty: Restore):
     """The connection dies between the server's COMMIT and the client's next word: the ledger knows better."""
     import restorer.load.task_loader as load

@@ -11,9 +11,12 @@ from restorer.spec import RestoreSpec
 
 
 def table(name: str, *columns: str | Column, to: tuple[str, ...] = (), **more: Any) -> Table:
-    """`columns`: names of int4 columns, or whole ones; `to`: tables that its column `NAME_id` refers to."""
+    """`columns`: names of int4 columns, or whole ones; `to`: tables that its column `NAME_id` refers to, `NAME!` if it may not
+    be null."""
+    must = {f"{t[:-1]}_id" for t in to if t.endswith("!")}
+    to = tuple(t.rstrip("!") for t in to)
     own = [
-        c if isinstance(c, Column) else Column(c, ColumnType("int4"))
+        c if isinstance(c, Column) else Column(c, ColumnType("int4"), not_null=c in must)
         for c in ("id", *columns, *(f"{t}_id" for t in to))
     ]
     keys = tuple(ForeignKey(f"{name}_{t}_fkey", "public", name, (f"{t}_id",), "public", t, ("id",)) for t in to)
@@ -50,6 +53,21 @@ def test_a_ring_is_one_group_and_what_hangs_on_it_comes_after():
     by = {t.name: t for t in made.tables}
     assert len({by[n].group for n in "abc"}) == 1 and all(by[n].cyclic for n in "abc")
     assert order(made)[-1] == "d" and not by["d"].cyclic and by["d"].after == (by["a"].group,)
+
+
+def test_in_a_ring_those_come_first_that_the_others_cannot_do_without():
+    made = plan(
+        [sample("courses", size=5), sample("lessons", size=99), sample("modules", size=50), sample("users", size=1)],
+        [
+            table("courses", to=("lessons", "users!")),
+            table("lessons", to=("courses!", "modules!")),
+            table("modules", to=("courses!",)),
+            table("users"),
+        ],
+    )
+    assert order(made) == ["users", "courses", "modules", "lessons"]
+    both = plan([sample("a", size=1), sample("b", size=2)], [table("a", to=("b!",)), table("b", to=("a!",))])
+    assert order(both) == ["b", "a"]  # neither can do without the other: the larger file
 
 
 def test_a_table_that_refers_to_itself_is_cyclic():

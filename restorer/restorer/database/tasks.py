@@ -57,7 +57,8 @@ class Tasks:
 
     def claim(self, conn: Connection) -> Task | None:
         """The first task (in the order of the plan) that nobody alive works on and whose parents are settled; None when
-        there is none right now, or the leader has not prepared the tables yet."""
+        there is none right now, or the leader has not prepared the tables yet. Of a cycle, tables that come after one that
+        is still loaded are put off while there is something else: their rows would have to wait."""
         self._ledger.release_tasks_of_the_dead(conn)
         row = conn.execute(
             self._q(
@@ -67,7 +68,9 @@ class Tasks:
                 "WHERE t.run = %s AND %s = ANY (r.marks) AND t.state = 'Ready' AND (t.owner IS NULL OR t.owner = %s "
                 "OR NOT EXISTS (SELECT FROM {owners} o WHERE o.owner = t.owner)) "
                 "AND NOT EXISTS (SELECT FROM {tables} p WHERE p.run = t.run AND p.grp = ANY (b.after) AND NOT p.settled) "
-                "ORDER BY b.position, t.start_offset LIMIT 1 FOR UPDATE OF t SKIP LOCKED) RETURNING " + _TASK + "), "
+                "ORDER BY EXISTS (SELECT FROM {tables} e JOIN {tasks} x ON x.run = e.run AND x.table_name = e.name "
+                "WHERE e.run = t.run AND e.grp = b.grp AND e.position < b.position AND x.state = 'Ready'), "
+                "b.position, t.start_offset LIMIT 1 FOR UPDATE OF t SKIP LOCKED) RETURNING " + _TASK + "), "
                 "begun AS (UPDATE {tables} SET started_at = clock_timestamp() WHERE run = %s AND started_at IS NULL "
                 "AND name = (SELECT table_name FROM mine)) SELECT * FROM mine"
             ),
