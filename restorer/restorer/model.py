@@ -74,7 +74,9 @@ class Unique(msgspec.Struct, frozen=True):
 
 class ForeignKey(msgspec.Struct, frozen=True):
     """`schema`.`table`.`columns` -> `to_schema`.`to_table`.`to_columns`; `match` f full, s simple. `cascade`: ON DELETE CASCADE.
-    `readable`: this role may SELECT from the referenced table and sees all its rows (no row security)."""
+    `readable`: this role may SELECT from the referenced table and sees all its rows (no row security). `oid`: pg_constraint's.
+    `plain`: between two ordinary tables, columns of one base type or enum and one collation, compared by its own `=`, MATCH
+    SIMPLE, checked at once, and the role may lock the rows referred to."""
 
     name: str
     schema: str
@@ -86,6 +88,8 @@ class ForeignKey(msgspec.Struct, frozen=True):
     match: str = "s"
     cascade: bool = False
     readable: bool = True
+    oid: int = 0
+    plain: bool = False
 
 
 class CheckConstraint(msgspec.Struct, frozen=True):

@@ -130,3 +130,14 @@ def test_a_probe_and_a_whole_stage_say_the_same(at: Restore, records: list[Any],
         return at.rows(), result.counts(), result.rejects()
 
     assert load(True) == load(False)
+
+
+def test_what_the_server_never_reads_as_it_stands_is_not_tried_each_time(at: Restore):
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, n int)")
+    rows = [f'{{"id":{i},"n":{"1.0" if i < 100 else "1"}}}' for i in range(500)]
+    result = at.file("t", f"[{','.join(rows)}]".encode()).ok(batch=5)
+    assert result.counts() == {"inserted": 500}
+    tried = [e.message for e in at.events if type(e).__name__ == "Explained"]
+    assert len(tried) <= 5, tried  # of 20 batches: the first, the third, the seventh …
+    levels = {f.level: f.records for f in result.report.fallback}
+    assert levels["Exact"] < 500, levels  # and it is tried again

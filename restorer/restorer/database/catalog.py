@@ -69,6 +69,14 @@ _FOREIGN_KEYS = """
 SELECT o.conrelid::bigint AS oid, o.conname AS name, n.nspname AS schema, c.relname AS table, rn.nspname AS to_schema, rc.relname AS to_table,
        o.confmatchtype::text AS match, o.confdeltype = 'c' AS cascade,
        has_table_privilege(rc.oid, 'SELECT') AND NOT row_security_active(rc.oid) AS readable,
+       o.oid::bigint AS constraint, o.confmatchtype = 's' AND NOT o.condeferrable AND c.relkind = 'r' AND rc.relkind = 'r'
+         AND has_table_privilege(rc.oid, 'UPDATE') AND to_jsonb(o)->>'conperiod' IS DISTINCT FROM 'true'
+         AND NOT EXISTS (SELECT FROM unnest(o.conkey, o.confkey, o.conpfeqop) k(num, to_num, op)
+             JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num
+             JOIN pg_attribute b ON b.attrelid = o.confrelid AND b.attnum = k.to_num
+             JOIN pg_type y ON y.oid = a.atttypid JOIN pg_operator e ON e.oid = k.op
+             WHERE (a.atttypid, a.attcollation) <> (b.atttypid, b.attcollation) OR y.typtype NOT IN ('b', 'e') OR y.typcategory = 'A'
+             OR e.oprname <> '=' OR e.oprnamespace <> 'pg_catalog'::regnamespace OR NOT e.oprcanhash) AS plain,
        ARRAY(SELECT a.attname::text FROM unnest(o.conkey) WITH ORDINALITY k(num, pos)
              JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num ORDER BY k.pos) AS columns,
        ARRAY(SELECT a.attname::text FROM unnest(o.confkey) WITH ORDINALITY k(num, pos)
@@ -186,6 +194,15 @@ def foreign_keys_into(conn: psycopg.Connection[Any], tables: Iterable[Table]) ->
         return [_foreign_key(f) for f in cur.execute(query, (below, below))]
 
 
+def foreign_keys_of(conn: psycopg.Connection[Any], table: Table) -> list[ForeignKey]:
+    """As `table.foreign_keys` was read, but now."""
+    with conn.cursor(row_factory=_ROW) as cur:
+        return [
+            _foreign_key(f)
+            for f in cur.execute(sql.SQL(_FOREIGN_KEYS).format(side=sql.SQL("o.conrelid")), ([table.oid],))
+        ]
+
+
 def heirs(conn: psycopg.Connection[Any], tables: Iterable[Table]) -> list[tuple[str, str, str]]:
     """(schema, name, parent) of tables that inherit from one of `tables`, without being a partition or one themselves:
     TRUNCATE and DELETE empty them too."""
@@ -210,6 +227,8 @@ def _foreign_key(f: Any) -> ForeignKey:
         f.match,
         f.cascade,
         f.readable,
+        f.constraint,
+        f.plain,
     )
 
 

@@ -175,6 +175,12 @@ def backoff(initial: float, longest: float) -> Iterator[float]:
         step = min(step * 2, longest)
 
 
+def pooled(conn: Connection) -> bool:
+    """Whether the server's process is another one than libpq was told (protocol, BackendKeyData): a pooler stands in between."""
+    row = conn.execute("SELECT pg_backend_pid()").fetchone()
+    return row is None or row[0] != conn.info.backend_pid
+
+
 class Backend(msgspec.Struct, frozen=True):
     """Who we are to the server: an owner can be told dead when its backend is gone."""
 

@@ -40,6 +40,11 @@ class Relations:
     def __init__(self, overrides: dict[tuple[str, str], Relation] | None = None) -> None:
         self._overrides = overrides or {}
 
+    @property
+    def real(self) -> bool:
+        """No dry run."""
+        return not self._overrides
+
     def get(self, schema: str, name: str) -> Relation:
         return self._overrides.get((schema, name)) or of_table(schema, name)
 

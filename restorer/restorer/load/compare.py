@@ -79,7 +79,7 @@ class CompareBench(Workbench):
     def _against(
         self, ladder: Ladder, number: int, given: Shape, names: Shape, chunks: Iterable[list[Line]], outcome: Outcome
     ) -> None:
-        stage = ladder.merger.stage(self.session.conn, given, number)
+        stage = ladder.merger.stage(self.session.conn, given, number, keep=True)
         outcome.rejects |= stage.copy(names, chunks, isolate=True)
         same, different, missing = stage.compare()
         outcome.counters.duplicate += same

@@ -193,6 +193,7 @@ class Keyed(Screened):
         """On the ordinal, where single rows are looked for among many. CREATE … IF NOT EXISTS, as a savepoint may have undone
         it."""
         if self.size > _FEW:
+            self.indexed = True
             self._run("CREATE INDEX IF NOT EXISTS {i} ON {s} ({ord})", i=sql.Identifier(f"{self._bare}_ord"))
 
     def _same(self, a: str, b: str) -> sql.Composed:

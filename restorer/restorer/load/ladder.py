@@ -9,7 +9,7 @@ Merge  after a conflict, or where rows are there already. First by a probe: set 
 Row    what set queries cannot foresee (triggers, exclusion constraints, expression indexes): found by halving
 Reject the record and its reason go to the ledger; the rest is loaded
 
-Good rows never pay for bad neighbours twice: `Ladder` remembers the rung that the last batches needed.
+Good rows never pay for bad neighbours twice: the next batch starts on the rung that the last ones needed (experience.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import chain
-from typing import Literal
 
 import psycopg
 from psycopg import sql
@@ -31,18 +30,16 @@ from restorer.database.relation import Relations, columns
 from restorer.database.tasks import Task
 from restorer.database.waiting import Waiting
 from restorer.load.batch import Batch, Batches, Convert, Outcome
+from restorer.load.experience import Experience, Way
 from restorer.load.merging import Explain, Merger
 from restorer.load.shaping import Others, Shape, Shaper, keeping
-from restorer.load.sifting import MOST, Sifted, probe_columns
+from restorer.load.sifting import Sifted, probe_columns
 from restorer.load.stage import Stage, Suppressed
 from restorer.load.staged import COPY_OPTIONS, Line
+from restorer.load.vouching import without_triggers
 from restorer.model import TablePlan
 
 _STAGES = 500  # in one transaction; a server with PostgreSQL's defaults has locks for some 3,000
-CALM = 2  # clean batches after which a lower rung is tried again
-
-# How a batch goes in: straight by COPY; sifted by a probe; all of it through a stage; that, but row by row.
-Way = Literal["direct", "sift", "stage", "blind"]
 
 
 class Crowded(Exception):
@@ -85,11 +82,7 @@ class Ladder:
             plan, relations, on_conflict, inner=inner, home=home, waiting=waiting, origins=origins, explain=explain
         )
         self._target = relations.of(plan.table)
-        self._way: Way = "stage" if staged or self._always_staged else "direct"
-        self._exact = False
-        self._trusting = True  # the server with what it refuses by itself (converter.py)
-        self._sift_fails = False  # something that a probe does not see keeps rows out
-        self._calm = 0
+        self._learnt = Experience(staged=staged, always_staged=self._always_staged, probed=self._probe is not None)
         self._number = 0  # of the stages in this transaction
         self._most = _STAGES
 
@@ -118,7 +111,8 @@ class Ladder:
         self, conn: Connection, batch: Batch, begin: Callable[[Connection, bool], None],
         rollback: Callable[[Connection], None], following: Batches | None,
     ) -> Outcome:  # fmt: skip
-        exact, trusting, way = self._exact, self._trusting, self._way
+        learnt = self._learnt
+        exact, trusting, way = learnt.exact, learnt.trusting, learnt.way
         if way == "direct" and self.merger.some_wait(conn):
             way = "stage"
         deepest, raced = "Copy", False
@@ -131,7 +125,7 @@ class Ladder:
                 self._attempt(conn, batch, outcome, exact, way, following, trusting)
             except (Suppressed, _Mixed) as reason:
                 rollback(conn)
-                self._sift_fails = isinstance(reason, Suppressed)
+                learnt.sift_fails = isinstance(reason, Suppressed)
                 way = "stage"
                 self._explain(f"{type(reason).__name__.strip('_')}: again by Merge")
                 continue
@@ -145,13 +139,14 @@ class Ladder:
                     self._explain(f"SQLSTATE {state}: again, and looked for before")
                     continue
                 if not exact and state[:2] == "22" and way != "sift":
+                    learnt.unreadable()
                     exact, deepest = True, max(deepest, "Exact", key=_depth)
-                elif way == "direct" and self._probe is not None and not self._sift_fails:
+                elif way == "direct" and self._probe is not None and not learnt.sift_fails:
                     way = "sift"
                 elif way == "sift" and state == "23505" and not raced:
                     raced = True  # another worker was first with a key: the probe sees it now
                 elif way in ("direct", "sift"):
-                    self._sift_fails = way == "sift"
+                    learnt.sift_fails = way == "sift"
                     way = "stage"
                 elif not exact:
                     exact = True
@@ -161,23 +156,8 @@ class Ladder:
                 continue
             batch.fill()
             outcome.close(batch.records)
-            self._remember(outcome, exact, way, trusting)
+            learnt.remember(outcome, exact, way, trusting)
             return outcome
-
-    def _remember(self, outcome: Outcome, exact: bool, way: Way, trusting: bool) -> None:
-        """The next batch starts where this one had to end, until two clean ones in a row say that the trouble is over."""
-        self._calm = self._calm + 1 if outcome.clean else 0
-        if self._calm >= CALM:
-            self._exact, self._sift_fails, self._trusting = False, False, True
-            self._way = "stage" if self._always_staged else "direct"
-            return
-        self._trusting = trusting
-        self._exact = exact and (self._exact or outcome.converted_badly or not outcome.clean)
-        self._way = "stage" if way == "blind" else way
-        if self._probe is not None and way in ("sift", "stage"):
-            c = outcome.counters
-            crowded = (c.duplicate + c.updated + c.conflict + len(outcome.deferred)) * MOST > c.read
-            self._way = "stage" if crowded or self._sift_fails else "sift"
 
     def _attempt(
         self, conn: Connection, batch: Batch, outcome: Outcome, exact: bool, way: Way, following: Batches | None,
@@ -219,10 +199,13 @@ class Ladder:
     ) -> None:
         stages = [self._filled(conn, shape, [lines], outcome, True) for shape, lines in others.items()]
         apart: set[int] = set()
+        vouching = False
         if self._probe:
-            probe = self.merger.stage(conn, self._probe, self._next_number(), narrow=True)
+            probe = self.merger.stage(conn, self._probe, self._next_number(), narrow=True, keep=True)
             outcome.needed("Merge")
-            outcome.rejects |= probe.copy(self._probe, sifted.probes, isolate=self._isolating) | probe.screen()
+            outcome.rejects |= probe.copy(self._probe, sifted.probes, isolate=self._isolating)
+            vouching = self.merger.may_vouch(conn, probe, self.shaper.columns)
+            outcome.rejects |= probe.screen(vouching=vouching)
             sifted.probes.clear()
             if any(stage.shares_key_with([*stages[:n], probe]) for n, stage in enumerate(stages)):
                 raise _Mixed
@@ -233,7 +216,8 @@ class Ladder:
         # What only the server can read went through the probe.
         collided = self._filled(conn, (names, names), [sifted.of(apart)], outcome, False) if apart else None
         with nullcontext() if following is None else following.ahead(self.shaper.converter.sifted):
-            self._copy(conn, good, outcome, True)
+            with without_triggers(conn) if vouching else nullcontext():
+                self._copy(conn, good, outcome, True)
             for stage in stages:
                 self.merger.merge(conn, stage, outcome)
             if collided is not None:
@@ -292,7 +276,7 @@ class Ladder:
     ) -> Stage:
         brings, names = shape
         outcome.needed("Merge")
-        stage = self.merger.stage(conn, brings, self._next_number())
+        stage = self.merger.stage(conn, brings, self._next_number(), keep=True)
         outcome.rejects |= stage.copy(names, chunks, isolate=exact)
         return stage
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import psycopg
 from psycopg import sql
@@ -16,13 +16,17 @@ from restorer.database.relation import Relations
 from restorer.database.waiting import Waiting
 from restorer.load.batch import Outcome
 from restorer.load.hold import behind
+from restorer.load.kept import Kept
 from restorer.load.keys import Keys
 from restorer.load.orphans import prune
 from restorer.load.shaping import Shape
 from restorer.load.stage import Stage, Suppressed, write_together
+from restorer.load.vouching import Voucher, without_triggers
 from restorer.model import TablePlan
 
 Explain = Callable[[str], None]
+_MOST_KEPT = 3  # stages of one transaction; each one kept costs every commit a little
+_WORTH = 200  # rows for which as many calls of a trigger take longer than a few statements more
 _RACES = 5  # times that another worker may be first with a key of one stage before rows are tried one by one
 
 
@@ -47,6 +51,8 @@ class Merger:
         self._inner, self._home, self._waiting, self._explain = inner, home, waiting, explain
         self._origins = origins
         self._origin: Callable[[], Origin] | None = None
+        self._kept = Kept()
+        self._voucher = Voucher(plan.table)
         self._held: set[int] = set()  # keys of rows that wait since this transaction
 
     @contextmanager
@@ -73,38 +79,52 @@ class Merger:
             assert self._origin is not None
             self._origins.add(conn, self._origin())
 
-    def stage(self, conn: Connection, given: Shape, number: int, *, narrow: bool = False) -> Stage:
+    def stage(self, conn: Connection, given: Shape, number: int, *, narrow: bool = False, keep: bool = False) -> Stage:
+        """`number`: of the stages in this transaction. `keep`: most batches will want one like it."""
+        names = given if narrow else tuple(c.name for c in self.plan.table.columns)
+        name, kept = f"dbrestore_stage_{number}", keep and not self._home and number <= _MOST_KEPT
+        if kept and (kept := self._kept.possible(conn)):
+            name = self._kept.name(self.plan.table, names, number)
         return Stage(
-            conn,
-            self.plan.table,
-            self._relations,
-            given=given,
-            inner=self._inner,
-            home=self._home,
-            number=number,
-            narrow=narrow,
-        )
+            conn, self.plan.table, self._relations, given=given, inner=self._inner, home=self._home,
+            name=name, kept=kept, narrow=narrow,
+        )  # fmt: skip
+
+    def may_vouch(self, conn: Connection, stage: Stage, brought: Shape) -> bool:
+        """Whether the stage may stand for the triggers of the table's foreign keys, for rows that bring the columns `brought`: where
+        it is worth while."""
+        if self._inner or self.on_conflict == "Update" or stage.size < _WORTH or not self._relations.real:
+            return False
+        return self._voucher.may(conn, stage.given, brought)
+
+    def let_go(self, conn: Connection) -> None:
+        """No more batches for now."""
+        self._kept.drop(conn)
 
     def merge(
         self, conn: Connection, stage: Stage, outcome: Outcome, *, blind: bool = False, screened: bool = False
     ) -> None:
         """`screened`: a probe has looked at what no order of loading can help."""
         aside: dict[int, list[int]] = {}
+        vouching = False
         if not blind:
             if not screened:
-                outcome.rejects |= stage.screen()
+                vouching = self.may_vouch(conn, stage, stage.given)
+                outcome.rejects |= stage.screen(vouching=vouching)
             aside = self._set_aside(conn, stage, outcome, aside)
             self._settle_existing(stage, outcome, lazily=True)
         elif self._origins is not None:
             self._contest(stage.set_aside([], self._held), outcome)
         if stage.count():
-            self._write_or_halve(conn, stage, outcome, blind, aside)
+            with without_triggers(conn) if vouching else nullcontext():
+                self._write_or_halve(conn, stage, outcome, blind, aside)
         self._held |= outcome.held
         self.done_with(stage)
 
     def done_with(self, stage: Stage) -> None:
-        """A temporary table goes with its transaction, another one must be told."""
-        if self._home:
+        """A temporary table goes with its transaction, or is emptied; another one must be told, and one with an index would
+        be slow to fill."""
+        if self._home or stage.indexed:
             stage.drop()
 
     def _write_or_halve(

@@ -20,12 +20,14 @@ _HASHED = 100_000  # rows of which a hash table surely fits into work_mem (sessi
 class Screened(Staged):
     """Rows found wanting are taken out and handed back."""
 
-    def screen(self) -> dict[int, Problem]:
+    def screen(self, *, vouching: bool = False) -> dict[int, Problem]:
         """Takes out what no order of loading can help: nulls, CHECK constraints, missing parents outside the cycle. Not
-        where a BEFORE trigger may still mend the row: there only the server can tell."""
+        where a BEFORE trigger may still mend the row: there only the server can tell. `vouching`: the parents of the rows
+        that stay are locked, and stay as well (vouching.py)."""
         if self.table.changing:
             return {}
-        return self._nulls() | self._checks() | self._orphans()
+        orphans = self._parentless if vouching else self._orphans
+        return self._nulls() | self._checks() | orphans()
 
     def _nulls(self) -> dict[int, Problem]:
         """Only where the converter left nulls alone, because a trigger may fill them in."""
@@ -75,18 +77,34 @@ class Screened(Staged):
                 bad |= {row[0]: named("23503", constraint=fk.name) for row in found}
         return bad
 
+    def _parentless(self) -> dict[int, Problem]:
+        """As `_orphans`, for foreign keys that are all plain ones: each parent is looked for once, and locked as the trigger of
+        the foreign key would (FOR KEY SHARE)."""
+        bad: dict[int, Problem] = {}
+        for fk in self.table.foreign_keys:
+            parent = self._relations.get(fk.to_schema, fk.to_table)
+            ours, refers = columns(fk.columns, "s"), _refers(fk)
+            wanted = sql.SQL("SELECT DISTINCT {} FROM {} AS s WHERE {}").format(ours, self.name, refers)
+            # An array goes through the index in order; there is none of several columns.
+            among = "= ANY (ARRAY({}))" if len(fk.columns) == 1 else "IN ({})"
+            found = self._run(
+                "WITH there AS MATERIALIZED (SELECT {theirs} FROM ONLY {p} AS p WHERE ({theirs}) {among} FOR KEY SHARE OF p) "
+                "DELETE FROM {s} AS s WHERE {refers} AND ({ours}) NOT IN (SELECT * FROM there) RETURNING s.{ord}",
+                theirs=columns(fk.to_columns, "p"), p=parent.read, among=sql.SQL(among).format(wanted), ours=ours, refers=refers,
+            )  # fmt: skip
+            bad |= {row[0]: named("23503", constraint=fk.name) for row in found}
+        return bad
+
     def _screenable(self, fk: ForeignKey) -> bool:
         return fk.readable and set(fk.columns) <= set(self.given)
 
     def _missing(self, fk: ForeignKey) -> sql.Composed:
         """The row refers to a parent (MATCH SIMPLE: no null; FULL: not all null) that the table has not."""
         parent = self._relations.get(fk.to_schema, fk.to_table)
-        nulls = [sql.SQL("{} IS NOT NULL").format(sql.Identifier("s", c)) for c in fk.columns]
-        refers = sql.SQL(" OR " if fk.match == "f" else " AND ").join(nulls)
         there = sql.SQL("EXISTS (SELECT FROM {} p WHERE {} AND {})").format(
             parent.read, equal("p", fk.to_columns, "s", fk.columns), parent.current("p")
         )
-        return sql.SQL("({}) AND NOT {}").format(refers, there)
+        return sql.SQL("({}) AND NOT {}").format(_refers(fk), there)
 
     def inner(self) -> list[ForeignKey]:
         """The foreign keys within the table's own cycle that set queries can look through."""
@@ -152,3 +170,8 @@ class Screened(Staged):
         yield
         if wanted:
             self._conn.execute("SET LOCAL enable_hashjoin = off")
+
+
+def _refers(fk: ForeignKey) -> sql.Composed:
+    nulls = [sql.SQL("{} IS NOT NULL").format(sql.Identifier("s", c)) for c in fk.columns]
+    return sql.SQL(" OR " if fk.match == "f" else " AND ").join(nulls)

@@ -14,6 +14,7 @@ from restorer.database.relation import Relations, columns
 from restorer.model import Problem, Table, Unique
 
 COPY_OPTIONS = sql.SQL("(FORMAT csv, NULL 'null', ENCODING 'UTF8')")
+_KEPT = "CREATE TEMP TABLE IF NOT EXISTS {s} ON COMMIT DELETE ROWS AS"
 _FIRST_WINDOW = 64  # lines tried together next to one that could not be read
 
 Line = tuple[int, bytes]  # (ordinal within the batch, CSV line)
@@ -34,11 +35,14 @@ class Staged:
         given: tuple[str, ...],
         inner: frozenset[str],
         home: str = "",
-        number: int = 0,
+        name: str,
+        kept: bool = False,
         narrow: bool = False,
     ) -> None:
         """`inner`: names of foreign keys within the table's own cycle. `home`: a schema for the table where the role may
-        not make temporary ones. `narrow`: a table of the `given` columns alone, which nothing can be inserted from."""
+        not make temporary ones. `kept`: the table outlives its transaction, empty, for the next one that asks for `name`; so
+        the name stands for these very columns. `narrow`: a table of the `given` columns alone, which nothing can be inserted
+        from."""
         self._conn, self.table, self._relations, self.given, self._inner = conn, table, relations, given, inner
         self._target = relations.of(table)
         own = {c.name for c in table.columns}
@@ -47,26 +51,40 @@ class Staged:
         )
         self.size = 0  # lines that were copied in
         self._dropped = False
+        self.indexed = False
         self.emptied = False  # all of them were taken out, if perhaps by word alone
-        name = f"dbrestore_stage_{number}"
         self._bare = f"{name}_{conn.info.backend_pid}" if home else name
         self.name = sql.Identifier(home or "pg_temp", self._bare)
         self._home = home
         self._identity = identity(table, given)
-        kind = "CREATE UNLOGGED TABLE {s} AS" if home else "CREATE TEMP TABLE {s} ON COMMIT DROP AS"
+        kind = "CREATE UNLOGGED TABLE {s} AS" if home else _KEPT if kept else "CREATE TEMP TABLE {s} ON COMMIT DROP AS"
         # not LIKE: that would copy NOT NULL, and a row with a null must get in here to be told apart
         bare = sql.Identifier(name) if not home else self.name
-        self._run(
-            kind + " SELECT 0::bigint AS {ord}, {all} FROM {t} WITH NO DATA",
-            s=bare,
-            all=columns(given if narrow else tuple(c.name for c in table.columns)),
-            t=self._target.write,
-        )
+        make = kind + " SELECT 0::bigint AS {ord}, {all} FROM {t} WITH NO DATA"
+        names = {
+            "s": bare,
+            "all": columns(given if narrow else tuple(c.name for c in table.columns)),
+            "t": self._target.write,
+        }
+        self._run(make, **names)
+        if kept and not self._like_the_table():
+            self._run("DROP TABLE {s}")
+            self._run(make, **names)
 
     def _run(self, text: str, **names: sql.Composable) -> psycopg.Cursor[tuple[Any, ...]]:
         """Values go in as literals, never as parameters: a name with a percent sign in it must not look like one."""
         query = sql.SQL(text).format(**({"s": self.name, "ord": self.ord, "t": self._target.read} | names))
         return self._conn.execute(query)
+
+    def _like_the_table(self) -> bool:
+        """Whether its columns are still of the table's types. Nobody can change those now: to name the table locks it."""
+        row = self._run(
+            "SELECT NOT EXISTS (SELECT attname, atttypid, atttypmod, attcollation FROM pg_attribute "
+            "WHERE attrelid = {stage}::regclass AND attnum > 1 EXCEPT "
+            "SELECT attname, atttypid, atttypmod, attcollation FROM pg_attribute WHERE attrelid = {table}::regclass AND attnum > 0)",
+            stage=sql.Literal(self.name.as_string(None)), table=sql.Literal(self._target.write.as_string(None)),
+        ).fetchone()  # fmt: skip
+        return row is not None and bool(row[0])
 
     def drop(self) -> None:
         if not self._dropped:

@@ -68,6 +68,10 @@ class TaskLoader:
             if task.deferred:
                 self._emit(TableChanged(task.table, "Deferred"))
 
+    def let_go(self) -> None:
+        """Another table's turn."""
+        self._session.retrying(self._ladder.merger.let_go, what="temporary tables")
+
     def _fail(self, task: Task, error: LoadFailed) -> None:
         fail = partial(self._tasks.fail, task=task, error=error.line())
         if not self._session.retrying(fail, what=f"table {task.table}"):

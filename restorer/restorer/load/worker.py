@@ -70,6 +70,7 @@ class Workbench:
         self._relations = relations or Relations()
         self.stage_home = stage_home
         self._loaders: dict[str, TaskLoader] = {}
+        self._last: TaskLoader | None = None
         self._was_empty: dict[str, bool] | None = None
         session.on_retry = ledger.count_retry
 
@@ -110,8 +111,12 @@ class Workbench:
             self._loaders[task.table] = TaskLoader(
                 self.session, self.tasks, self._plans[task.table], self.ladder(task.table), self.spec, self.emit
             )
+        loader = self._loaders[task.table]
+        if self._last is not None and self._last is not loader:
+            self._last.let_go()
+        self._last = loader
         try:
-            self._loaders[task.table].load(task)
+            loader.load(task)
         except Lost:
             time.sleep(IDLE_SECONDS)  # somebody else went on with it; the next claim sees how things are
         return True

@@ -1,0 +1,55 @@
+"""What the last batches of a table needed: where the next one starts on the ladder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from restorer.load.batch import Outcome
+from restorer.load.sifting import MOST
+
+# How a batch goes in: straight by COPY; sifted by a probe; all of it through a stage; that, but row by row.
+Way = Literal["direct", "sift", "stage", "blind"]
+
+CALM = 2  # clean batches after which a lower rung is tried again
+_MOST_PATIENCE = 64
+
+
+class Experience:
+    """`way`, `exact`: how the next batch starts. `trusting`: the server is trusted with what it refuses by itself
+    (converter.py). `sift_fails`: something that a probe does not see keeps rows out."""
+
+    def __init__(self, *, staged: bool, always_staged: bool, probed: bool) -> None:
+        """`staged`: rows may be there already. `always_staged`: never another way. `probed`: a probe would do."""
+        self._probed = probed
+        self._calmest: Way = "stage" if always_staged else "direct"
+        self.way: Way = "stage" if staged else self._calmest
+        self.exact, self.trusting, self.sift_fails = False, True, False
+        self._calm = 0
+        self._misses = (
+            0  # batches, of those that were tried verbatim, that the server could not read, one after the other
+        )
+        self._patience = 0  # batches that are converted exactly at once, because of that
+
+    def unreadable(self) -> None:
+        """The server could not read a batch that was tried verbatim."""
+        self._misses += 1
+        self._patience = min(_MOST_PATIENCE, 2**self._misses)
+
+    def remember(self, outcome: Outcome, exact: bool, way: Way, trusting: bool) -> None:
+        """The next batch starts where this one had to end, until two clean ones in a row say that the trouble is over."""
+        self._calm = self._calm + 1 if outcome.clean else 0
+        self._patience -= 1
+        if not exact:
+            self._misses = 0
+        if self._calm >= CALM:
+            self.sift_fails, self.trusting = False, True
+            self.way = self._calmest
+            self.exact = exact and way == "direct" and self._patience > 0
+            return
+        self.trusting = trusting
+        self.exact = exact and (self.exact or outcome.converted_badly or not outcome.clean or self._patience > 0)
+        self.way = "stage" if way == "blind" else way
+        if self._probed and way in ("sift", "stage"):
+            c = outcome.counters
+            crowded = (c.duplicate + c.updated + c.conflict + len(outcome.deferred)) * MOST > c.read
+            self.way = "stage" if crowded or self.sift_fails else "sift"

@@ -1,0 +1,40 @@
+"""Stages that stay from batch to batch, emptied by each commit: to make one costs as much as to fill it, and leaves its traces in
+the catalog. Only where a session is the server's own: a transaction pooler would leave them behind in sessions of others."""
+
+from __future__ import annotations
+
+import zlib
+
+from psycopg import sql
+
+from restorer.database.connection import Connection, pooled
+from restorer.model import Table
+
+
+class Kept:
+    """The names of those that were asked for, on one connection at a time."""
+
+    def __init__(self) -> None:
+        self._conn: Connection | None = None
+        self._direct = False
+        self._names: dict[tuple[tuple[str, ...], int], str] = {}
+
+    def possible(self, conn: Connection) -> bool:
+        if self._conn is not conn:
+            self._direct = not pooled(conn)
+            self._conn = conn
+            self._names.clear()
+        return self._direct
+
+    def name(self, table: Table, columns: tuple[str, ...], number: int) -> str:
+        """For a table of these columns of `table`; one name stands for one shape."""
+        if (columns, number) not in self._names:
+            shape = zlib.crc32(repr([table.column(c) for c in columns]).encode())
+            self._names[columns, number] = f"dbrestore_stage_{table.oid}_{shape:08x}_{number}"
+        return self._names[columns, number]
+
+    def drop(self, conn: Connection) -> None:
+        if self._conn is conn and self._names:
+            names = sql.SQL(", ").join(sql.Identifier("pg_temp", name) for name in self._names.values())
+            conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(names))
+            self._names.clear()
