@@ -147,6 +147,7 @@ def test_forbid_waits_and_replace_takes_its_place(nights: Nights) -> None:
     assert nights.world.events("RestoreReplaced")
 
 
+@pytest.mark.slow  # up to a minute of waiting
 def test_a_minute_comes_by_itself(nights: Nights) -> None:
     nights.world.kube.create(
         SCHEDULES.format(nights.world.namespace), schedule(namespace=nights.world.namespace, schedule="* * * * *")
