@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 from psycopg import sql
 
-from restorer.model import Table
+from restorer.model import ForeignKey, Table
 
+EQUALS = "pg_catalog.="
 STAND_IN = "dbrestore stand-in"  # column of `read` in a dry run that updates: whether the row is the stand-in's
 
 
@@ -55,6 +56,16 @@ class Relations:
 def columns(names: tuple[str, ...], alias: str = "") -> sql.Composed:
     """`a, b` or `s.a, s.b`, quoted."""
     return sql.SQL(", ").join(sql.Identifier(alias, n) if alias else sql.Identifier(n) for n in names)
+
+
+def is_parent(parent: str, child: str, fk: ForeignKey) -> sql.Composed:
+    """The row `parent` is the one that `child` refers to, by the operators of the constraint: what `=` stands for may be another
+    one, where an extension's schema is not in the search_path or an index has operators of its own."""
+    operators = fk.operators or (EQUALS,) * len(fk.columns)
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} OPERATOR({}) {}").format(sql.Identifier(parent, a), sql.SQL(op), sql.Identifier(child, b))
+        for a, op, b in zip(fk.to_columns, operators, fk.columns, strict=True)
+    )
 
 
 def equal(left: str, left_names: tuple[str, ...], right: str, right_names: tuple[str, ...]) -> sql.Composed:

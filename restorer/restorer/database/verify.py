@@ -10,7 +10,7 @@ from psycopg import sql
 
 from restorer.database.account import TableAccount
 from restorer.database.connection import Connection, kind_of
-from restorer.database.relation import columns, equal, of_table
+from restorer.database.relation import columns, is_parent, of_table
 from restorer.database.sequences import next_is_free, owned
 from restorer.database.session import describe
 from restorer.errors import LoadFailed
@@ -74,7 +74,7 @@ def _foreign_key(conn: Connection, plan: TablePlan, fk: ForeignKey) -> Check:
         of_table(plan.table.schema, plan.name).read,
         columns(fk.columns, "c"),
         of_table(fk.to_schema, fk.to_table).read,
-        equal("p", fk.to_columns, "c", fk.columns),
+        is_parent("p", "c", fk),
     )
     row = conn.execute(query).fetchone()
     return _equal(f"foreignKey {fk.name}", plan.name, 0, int(row[0]) if row else 0)

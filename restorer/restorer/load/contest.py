@@ -14,7 +14,7 @@ from typing import NamedTuple
 from psycopg import sql
 
 from restorer.database.origins import Origins
-from restorer.database.relation import equal
+from restorer.database.relation import equal, is_parent
 from restorer.load.hold import behind
 from restorer.load.keys import Keyed
 from restorer.load.staged import identity
@@ -114,7 +114,7 @@ class Contested(Keyed):
 
 def _no_child(fk: ForeignKey) -> sql.Composed:
     return sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS c WHERE {})").format(
-        sql.Identifier(fk.schema, fk.table), equal("c", fk.columns, "t", fk.to_columns)
+        sql.Identifier(fk.schema, fk.table), is_parent("t", "c", fk)
     )
 
 

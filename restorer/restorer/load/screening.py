@@ -10,7 +10,7 @@ from psycopg import sql
 
 from restorer.database.connection import kind_of
 from restorer.database.problems import named
-from restorer.database.relation import columns, equal
+from restorer.database.relation import EQUALS, columns, is_parent
 from restorer.load.staged import Staged
 from restorer.model import ForeignKey, Problem
 
@@ -102,7 +102,7 @@ class Screened(Staged):
         """The row refers to a parent (MATCH SIMPLE: no null; FULL: not all null) that the table has not."""
         parent = self._relations.get(fk.to_schema, fk.to_table)
         there = sql.SQL("EXISTS (SELECT FROM {} p WHERE {} AND {})").format(
-            parent.read, equal("p", fk.to_columns, "s", fk.columns), parent.current("p")
+            parent.read, is_parent("p", "s", fk), parent.current("p")
         )
         return sql.SQL("({}) AND NOT {}").format(_refers(fk), there)
 
@@ -120,7 +120,7 @@ class Screened(Staged):
         for fk in self.inner():
             missing = self._missing(fk)
             others = [o for o in stages if o.refers_to(fk) and set(fk.to_columns) <= set(o.given)]
-            hashed = sum(o.size for o in others) <= _HASHED
+            hashed = sum(o.size for o in others) <= _HASHED and set(fk.operators) <= {EQUALS}
             for other in others:
                 # NOT IN over a subquery is hashed whatever the planner's settings, but only while it fits into memory
                 without = (
@@ -129,7 +129,7 @@ class Screened(Staged):
                     else "{0} AND NOT EXISTS (SELECT FROM {3} o WHERE {5})"
                 )
                 keys = columns(fk.to_columns, "o")
-                joined = equal("o", fk.to_columns, "s", fk.columns)
+                joined = is_parent("o", "s", fk)
                 missing = sql.SQL(without).format(missing, columns(fk.columns, "s"), keys, other.name, keys, joined)
             with self._hash_joins(not hashed):
                 found = self._run("DELETE FROM {s} AS s WHERE {missing} RETURNING s.{ord}", missing=missing)
@@ -158,7 +158,7 @@ class Screened(Staged):
                 "SELECT s.{ord}, o.{theirs} FROM {s} AS s JOIN {o} AS o ON {joined}",
                 o=other.name,
                 theirs=other.ord,
-                joined=equal("o", fk.to_columns, "s", fk.columns),
+                joined=is_parent("o", "s", fk),
             )
             return [(a, b) for a, b in found]
 
