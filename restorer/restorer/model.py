@@ -78,7 +78,7 @@ class ForeignKey(msgspec.Struct, frozen=True):
     parent (no PERIOD). `oid`: pg_constraint's.
     `plain`: between two ordinary tables, columns of one base type or enum and one collation, compared by its own `=`, MATCH
     SIMPLE, checked at once, and the role may lock the rows referred to. `operators`: what makes a row the parent (parent's
-    column first), one for each column, with its schema; none: PostgreSQL's own `=`."""
+    column first), one for each column, with its schema."""
 
     name: str
     schema: str

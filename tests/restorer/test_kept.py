@@ -47,9 +47,8 @@ def test_a_stage_is_made_once_and_emptied_by_each_commit(at: Restore, stages: li
     assert result.counts("t") == {"inserted": 372, "duplicate": 8, "rejected": 20}
     assert result.counts("u") == {"inserted": 20, "duplicate": 20}
     assert len(stages) == 9
-    first = {name: file for name, file in stages[0] if stages[0] is not stages[8]}
-    ours = [dict(s) for s in stages[:8]]
-    assert ours[0].items() and all(ours[0].items() <= s.items() for s in ours), stages  # the very same files
+    first = dict(stages[0])
+    assert first and all(first.items() <= dict(s).items() for s in stages[:8]), stages  # the very same files
     assert not first.keys() & dict(stages[8]).keys()  # let go when it was the other table's turn
     for _ in range(100):  # the server is not through with a session when the client is
         if not at.rows(STAGES):

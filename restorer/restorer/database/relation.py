@@ -61,10 +61,9 @@ def columns(names: tuple[str, ...], alias: str = "") -> sql.Composed:
 def is_parent(parent: str, child: str, fk: ForeignKey) -> sql.Composed:
     """The row `parent` is the one that `child` refers to, by the operators of the constraint: what `=` stands for may be another
     one, where an extension's schema is not in the search_path or an index has operators of its own."""
-    operators = fk.operators or (EQUALS,) * len(fk.columns)
     return sql.SQL(" AND ").join(
         sql.SQL("{} OPERATOR({}) {}").format(sql.Identifier(parent, a), sql.SQL(op), sql.Identifier(child, b))
-        for a, op, b in zip(fk.to_columns, operators, fk.columns, strict=True)
+        for a, op, b in zip(fk.to_columns, fk.operators, fk.columns, strict=True)
     )
 
 

@@ -25,10 +25,9 @@ class Experience:
         self.way: Way = "stage" if staged else self._calmest
         self.exact, self.trusting, self.sift_fails = False, True, False
         self._calm = 0
-        self._misses = (
-            0  # batches, of those that were tried verbatim, that the server could not read, one after the other
-        )
-        self._patience = 0  # batches that are converted exactly at once, because of that
+        # Batches tried verbatim, one after the other, that the server could not read; and because of that, how many (with the
+        # last of these) are converted exactly.
+        self._misses = self._patience = 0
 
     def unreadable(self) -> None:
         """The server could not read a batch that was tried verbatim."""

@@ -17,7 +17,7 @@ class Kept:
     def __init__(self) -> None:
         self._conn: Connection | None = None
         self._direct = False
-        self._names: dict[tuple[tuple[str, ...], int], str] = {}
+        self._names: set[str] = set()
 
     def possible(self, conn: Connection) -> bool:
         if self._conn is not conn:
@@ -27,14 +27,13 @@ class Kept:
         return self._direct
 
     def name(self, table: Table, columns: tuple[str, ...], number: int) -> str:
-        """For a table of these columns of `table`; one name stands for one shape."""
-        if (columns, number) not in self._names:
-            shape = zlib.crc32(repr([table.column(c) for c in columns]).encode())
-            self._names[columns, number] = f"dbrestore_stage_{table.oid}_{shape:08x}_{number}"
-        return self._names[columns, number]
+        """One for each set of columns of `table`. That they are still of its types is seen when it is used (staged.py)."""
+        name = f"dbrestore_stage_{table.oid}_{zlib.crc32(repr(columns).encode()):08x}_{number}"
+        self._names.add(name)
+        return name
 
     def drop(self, conn: Connection) -> None:
         if self._conn is conn and self._names:
-            names = sql.SQL(", ").join(sql.Identifier("pg_temp", name) for name in self._names.values())
+            names = sql.SQL(", ").join(sql.Identifier("pg_temp", name) for name in sorted(self._names))
             conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(names))
             self._names.clear()

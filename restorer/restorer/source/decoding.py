@@ -10,14 +10,13 @@ from typing import Any
 import msgspec
 
 from restorer.source.holes import byte, element
-from restorer.source.piece import Oversized, Piece, Spans
+from restorer.source.piece import RAW_LIST, Oversized, Piece, Spans
 
 HEAD = 64 * 1024  # bytes of an oversized record that are kept
 # What a decoder raises on a record it does not take: wrong JSON, wrong shape, too deep, not UTF-8.
 REFUSALS = (msgspec.MsgspecError, RecursionError, ValueError)
 
 _RAW = msgspec.json.Decoder(msgspec.Raw)
-_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Decoding:
@@ -27,7 +26,7 @@ class Decoding:
         self, many: msgspec.json.Decoder[Any] | None = None, line: msgspec.json.Decoder[Any] | None = None
     ) -> None:
         if many is None and line is None:
-            many, line = _RAW_LIST, _RAW
+            many, line = RAW_LIST, _RAW
         self._many, self._line = many, line
 
     def array(self, data: bytes) -> list[Any]:
@@ -91,7 +90,7 @@ class Decoding:
 def is_value(data: bytes, *, single: bool = False) -> bool:
     """Whether `data`, which begins where a record does, is whole records (one, if `single`) and no part of one."""
     try:
-        return len(_RAW_LIST.decode(b"[" + data + b"]")) == 1 or not single
+        return len(RAW_LIST.decode(b"[" + data + b"]")) == 1 or not single
     except REFUSALS:
         return False
 

@@ -7,12 +7,11 @@ import re
 
 import msgspec
 
-from restorer.source.piece import GAP, Spans, array_spans
+from restorer.source.piece import GAP, RAW_LIST, Spans, array_spans
 from restorer.source.scanner import ScanError, value_end
 
 _ELEMENT = re.compile(r" - at `\$\[(\d+)\]")
 _BYTE = re.compile(r"\(byte (\d+)\)")
-_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _OPEN = ord("[")
 
 
@@ -25,9 +24,14 @@ def element(error: Exception) -> int | None:
 def byte(error: Exception, data: bytes) -> int | None:
     """Where in `data`, decoded as `[data]`, the JSON is wrong. None when no byte of it is named: perhaps only its end is not
     where a record ends."""
+    at = _named(error)
+    return at if at is not None and 0 <= at < len(data) else None
+
+
+def _named(error: Exception) -> int | None:
+    """The byte behind the bracket that was decoded first."""
     found = _BYTE.search(str(error))
-    at = int(found[1]) - 1 if found else -1
-    return at if 0 <= at < len(data) else None
+    return int(found[1]) - 1 if found else None
 
 
 def spans_around(data: bytes, error: Exception, boundary: bytes) -> Spans:
@@ -35,6 +39,8 @@ def spans_around(data: bytes, error: Exception, boundary: bytes) -> Spans:
     `[data]`. `boundary`: a record's end, the gap, and what the next one begins with. Raises ValueError when that is not to be told
     here."""
     stopped, at = byte(error, data), 0
+    if stopped is None:
+        raise ValueError("no record to blame")
     holes = list[tuple[int, int]]()
     filled = bytearray(b"[%b]" % data)
     try:
@@ -70,12 +76,12 @@ def _stopped(filled: bytearray, at: int) -> int | None:
     """Where a decoder stops that begins with the record at `at` of what is in the brackets; None when it does not."""
     before, filled[at] = filled[at], _OPEN  # in place of the gap's last byte, so that nothing is copied
     try:
-        _RAW_LIST.decode(memoryview(filled)[at:])
+        RAW_LIST.decode(memoryview(filled)[at:])
     except msgspec.DecodeError as error:
-        found = _BYTE.search(str(error))
-        if found is None:
+        named = _named(error)
+        if named is None:
             raise ValueError("no record to blame") from None
-        return at + int(found[1]) - 1
+        return at + named
     finally:
         filled[at] = before
     return None

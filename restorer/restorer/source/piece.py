@@ -15,7 +15,7 @@ from restorer.source.scanner import always
 from restorer.source.scanner import spans as scanned
 
 GAP = always(rb"[ \t\r\n,]*+")
-_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Oversized(msgspec.Struct, frozen=True):
@@ -173,7 +173,7 @@ def find_spans(data: bytes) -> list[tuple[int, int]]:
 
 def array_spans(data: bytes) -> list[tuple[int, int]]:
     """The same for values with commas between them. Raises msgspec.MsgspecError, RecursionError."""
-    raws = _RAW_LIST.decode(b"[" + data + b"]")
+    raws = RAW_LIST.decode(b"[" + data + b"]")
     if len(raws) > 1:
         lengths = list(map(len, raws))
         gap = GAP.match(data, lengths[0]).group()
