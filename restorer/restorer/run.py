@@ -160,7 +160,7 @@ class _Execution:
             return error
         self.emit(PhaseChanged("Verifying"))
         if self.spec.mode == "Apply":
-            afterwards.tidy(self.session, self.spec, plans)
+            afterwards.tidy(self.session, self.ledger, self.spec, plans)
             self._hooks("post", self.spec.hooks.post_restore, marks)
         if self.spec.mode != "DryRun":
             self.checks += afterwards.verified(self.session, self.ledger, self.spec, plans)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fix_restore import Restore
 
@@ -29,6 +31,38 @@ def test_a_good_restore_passes_every_check(at: Restore):
         "fileCount", "rowCount", "foreignKey t_p_fkey", "sequence", "notNull", "query q",
     }  # fmt: skip
     assert at.value("SELECT reltuples FROM pg_class WHERE relname = 't'") == 3
+
+
+_ANALYZED = "SELECT analyze_count FROM pg_stat_user_tables WHERE relname = 't'"
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "analyzed"),
+    [
+        (["ANALYZE t"], {}, False),
+        ([], {}, True),  # nobody knows anything of it
+        (["ANALYZE t", "INSERT INTO t VALUES (4, 'of somebody else')"], {}, True),
+        (["UPDATE t SET v = 'other' WHERE id = 2", "ANALYZE t"], {"on_conflict": "Skip"}, False),
+        (["UPDATE t SET v = 'other' WHERE id = 2", "ANALYZE t"], {"on_conflict": "Update"}, True),
+        (["DELETE FROM t WHERE id = 2", "ANALYZE t"], {}, True),
+        (["ANALYZE t"], {"cleanup": "Delete"}, True),
+        (["ANALYZE t"], {"hooks": {"preRestore": [{"name": "h", "sql": "DELETE FROM t WHERE id = 2"}]}}, True),
+    ],
+)
+def test_statistics_are_made_where_there_are_none_of_what_is_there_now(
+    at: Restore, before: list[str], options: dict[str, Any], analyzed: bool
+):
+    if at.db.info.server_version < 150000:
+        pytest.skip("the statistics collector tells when it likes")
+    table = "CREATE TABLE t (id int PRIMARY KEY, v text)"
+    for statement in [table, "INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 3) i", *before]:
+        at.schema("SELECT pg_stat_force_next_flush()", statement, "SELECT pg_stat_force_next_flush()")
+    known = at.value(_ANALYZED)
+    if "cleanup" in options:
+        options = options | {"confirm": at.label}
+    at.file("t", THREE).ok(**options)
+    at.db.execute("SELECT pg_stat_clear_snapshot()")
+    assert at.value(_ANALYZED) - known == analyzed
 
 
 @pytest.mark.parametrize("body", ["DELETE FROM t WHERE id = NEW.id", "INSERT INTO t VALUES (NEW.id + 100)"])

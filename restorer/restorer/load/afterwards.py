@@ -21,8 +21,8 @@ from restorer.spec import RestoreSpec
 Plans = tuple[TablePlan, ...]
 
 
-def tidy(session: Session, spec: RestoreSpec, plans: Plans) -> None:
-    """Moves sequences past what came in, and gives the planner its statistics."""
+def tidy(session: Session, ledger: Ledger, spec: RestoreSpec, plans: Plans) -> None:
+    """Moves sequences past what came in, and gives the planner its statistics where something changed."""
     for plan, column, sequence in sequences.owned(plans):
 
         def step(_: Connection, p: TablePlan = plan, col: str = column, s: str = sequence) -> None:
@@ -32,7 +32,9 @@ def tidy(session: Session, spec: RestoreSpec, plans: Plans) -> None:
         session.retrying(step, what=f"sequence {sequence}")
     # The largest first, so that no session is left with it at the end.
     largest = sorted(plans, key=lambda p: -p.file.stream_bytes)
-    abreast(session, _sessions(spec), [(f"ANALYZE {p.name}", partial(_analyze, plan=p)) for p in largest])
+    same = session.retrying(lambda conn: _untouched(conn, ledger, spec), what="statistics")
+    steps = [(f"ANALYZE {p.name}", partial(_analyze, plan=p, untouched=p.name in same)) for p in largest]
+    abreast(session, _sessions(spec), steps)
 
 
 def verified(session: Session, ledger: Ledger, spec: RestoreSpec, plans: Plans) -> list[Check]:
@@ -50,5 +52,23 @@ def _sessions(spec: RestoreSpec) -> int:
     return max(1, worker_processes(spec))
 
 
-def _analyze(conn: Connection, plan: TablePlan) -> None:
-    conn.execute(sql.SQL("ANALYZE {}").format(of_table(plan.table.schema, plan.name).write))
+def _untouched(conn: Connection, ledger: Ledger, spec: RestoreSpec) -> set[str]:
+    """The tables that this run left as they were."""
+    if spec.cleanup in ("Truncate", "Delete") or spec.hooks.pre_restore:
+        return set()
+    return {a.name for a in account.accounts(conn, ledger) if not a.inserted and not a.updated}
+
+
+def _analyze(conn: Connection, plan: TablePlan, *, untouched: bool) -> None:
+    if not (untouched and not plan.table.partitioned and _has_statistics(conn, plan.table.oid)):
+        conn.execute(sql.SQL("ANALYZE {}").format(of_table(plan.table.schema, plan.name).write))
+
+
+def _has_statistics(conn: Connection, oid: int) -> bool:
+    """Of all rows that it has now. (What this session itself changed a moment ago the server may count only later.)"""
+    row = conn.execute(
+        "SELECT n_mod_since_analyze = 0 AND COALESCE(last_analyze, last_autoanalyze) IS NOT NULL "
+        "FROM pg_stat_all_tables WHERE relid = %s",
+        (oid,),
+    ).fetchone()
+    return row is not None and bool(row[0])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import threading
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +17,6 @@ from restorer.report import Counters
 from restorer.source.piece import Piece
 
 Convert = Callable[[Piece], Rows]
-# An answer of the server must not wait for long (5 ms, as Python has it) until a thread that converts lets it in.
-SWITCH_SECONDS = 0.0001
 
 
 class Batch:
@@ -178,24 +173,14 @@ class Batches:
         if self._next is not None and not self._next.begun:
             self._next.ahead(convert)
 
-    @contextlib.contextmanager
-    def ahead(self, convert: Convert) -> Iterator[None]:
-        """Meanwhile a thread reads and converts the next batch. This one must be read whole: the thread has the source."""
-        thread = threading.Thread(target=self._prepare, args=(convert,), name="ahead")
-        sys.setswitchinterval(SWITCH_SECONDS)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join()
-
-    def _prepare(self, convert: Convert) -> None:
+    def ahead(self, convert: Convert) -> bool:
+        """One more piece of the next batch is made ready. This one must be read whole. -> False: there is none left"""
         try:
             self._next = self._next or self._begin()
-            while self._next is not None and self._next.ahead(convert):
-                pass
+            return self._next is not None and self._next.ahead(convert)
         except Exception as error:  # told when the next batch is asked for
             self._error = error
+            return False
 
     def _begin(self) -> Batch | None:
         first = self._source.take(limit := self._limit())

@@ -93,13 +93,14 @@ class Keyed(Screened):
         return found
 
     def _within(self, unique: Unique) -> sql.Composable:
-        """Whether the table has keys as large as the smallest one here. Files are mostly in the order of their keys: then one
-        look at the end of the index spares as many looks into it as there are rows."""
+        """The row's key is not larger than all of the table's. Files are mostly in the order of their keys: then one look at the
+        end of the index spares one into it for almost every row."""
         kind = self.table.column(unique.columns[0]).type
         if len(unique.columns) > 1 or unique.nulls_not_distinct or kind.kind != "b" or kind.name not in _ORDERED:
             return sql.SQL("true")
-        return sql.SQL("(SELECT max({0}) FROM {1}) >= (SELECT min({0}) FROM {2})").format(
-            sql.Identifier(unique.columns[0]), self._target.read, self.name
+        name = unique.columns[0]
+        return sql.SQL("{} <= (SELECT max({}) FROM {})").format(
+            sql.Identifier("s", name), sql.Identifier(name), self._target.read
         )
 
     def inside(self, on_conflict: str) -> Keys:
@@ -207,17 +208,18 @@ class Keyed(Screened):
             return sql.SQL('({} COLLATE "C")').format(text)
 
         def alike(name: str, kind: ColumnType) -> sql.Composable:
-            test = sql.SQL("{} IS NOT DISTINCT FROM {}").format(content(a, name, kind), content(b, name, kind))
-            if kind.kind != "b" or kind.name != "jsonb":
-                return test
-            # What is written alike is mostly stored alike, and bytes are compared three times as fast as what they mean
-            # (PostgreSQL documentation, "Composite Type Comparison": record *= record).
-            one, other = sql.Identifier(a, name), sql.Identifier(b, name)
-            return sql.SQL("(ROW({})::record *= ROW({})::record OR {})").format(one, other, test)
+            return sql.SQL("{} IS NOT DISTINCT FROM {}").format(content(a, name, kind), content(b, name, kind))
 
         key = self._identity.columns if self._identity else ()
-        parts = [alike(c.name, c.type) for c in self.table.columns if c.name in set(self.given) and c.name not in key]
-        return sql.SQL(" AND ").join(parts) if parts else sql.SQL("true").format()
+        others = [c for c in self.table.columns if c.name in set(self.given) and c.name not in key]
+        if not others:
+            return sql.SQL("true").format()
+        names = tuple(c.name for c in others)
+        # What is written alike is mostly stored alike, and the bytes of whole rows are compared faster than what they mean
+        # (PostgreSQL documentation, "Composite Type Comparison": record *= record).
+        return sql.SQL("(ROW({})::record *= ROW({})::record OR ({}))").format(
+            columns(names, a), columns(names, b), sql.SQL(" AND ").join(alike(c.name, c.type) for c in others)
+        )
 
     def _existing(self, unique: Unique, keys: Keys, on_conflict: str, only: sql.Composable, lazily: bool) -> None:
         same = self._same("s", "t")
@@ -230,7 +232,7 @@ class Keyed(Screened):
         join, current = equal("t", unique.columns, "s", unique.columns), self._target.current("t")
         names = {"same": same, "join": join, "only": only, "current": current}
         hit = "SELECT s.{ord} AS o, {same} AS same FROM {s} AS s, {t} AS t WHERE {join}{only} AND {current}"
-        rows, duplicate, different = self._summed(hit, names)
+        rows, different = self._summed(hit, names)
         if rows and (rows == self.size or rows == self.count()):  # not counted where it is all that ever came in
             self.emptied = True
             if not lazily:
@@ -238,8 +240,8 @@ class Keyed(Screened):
         elif rows:
             # Counted by the statement that takes them out: another worker may have committed one in the meantime.
             hit = "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{only} AND {current} RETURNING s.{ord} AS o, {same} AS same"
-            _, duplicate, different = self._summed(hit, names)
-        keys.duplicate += duplicate
+            rows, different = self._summed(hit, names)
+        keys.duplicate += rows - len(different)
         keys.different |= dict.fromkeys(different, named("23505", constraint=unique.name))
 
     def _changed_back(self, unique: Unique) -> list[int]:
@@ -262,16 +264,15 @@ class Keyed(Screened):
                 changed.add(cluster)
         return found
 
-    def _summed(self, hit: str, names: dict[str, sql.Composable]) -> tuple[int, int, list[int]]:
-        """`hit`: a statement that gives (o, same) for each row. -> (how many, how many the same, o of those that are not)"""
+    def _summed(self, hit: str, names: dict[str, sql.Composable]) -> tuple[int, list[int]]:
+        """`hit`: a statement that gives (o, same) for each row. -> (how many, o of those that are not the same)"""
+        # `same` is asked for once: the planner would put all of it wherever it is named.
         found = self._run(
-            f"WITH hit AS ({hit}) "
-            "SELECT count(*), count(*) FILTER (WHERE same), array_agg(o) FILTER (WHERE NOT same) FROM hit",
-            **names,
+            f"WITH hit AS ({hit}) SELECT count(*), array_agg(o) FILTER (WHERE NOT same) FROM hit", **names
         ).fetchone()
         assert found is not None
-        rows, duplicate, different = found
-        return rows, duplicate, different or []
+        rows, different = found
+        return rows, different or []
 
     def _other_existing(self, unique: Unique, keys: Keys, on_conflict: str, only: sql.Composable) -> None:
         """Another key than the identity. Under Update the row that is about to be updated may of course have it itself; and

@@ -31,6 +31,7 @@ from restorer.database.tasks import Task
 from restorer.database.waiting import Waiting
 from restorer.load.batch import Batch, Batches, Convert, Outcome
 from restorer.load.experience import Experience, Way
+from restorer.load.feeding import Feeder
 from restorer.load.merging import Explain, Merger
 from restorer.load.shaping import Others, Shape, Shaper, keeping
 from restorer.load.sifting import Sifted, probe_columns
@@ -215,13 +216,13 @@ class Ladder:
         names = self.shaper.columns
         # What only the server can read went through the probe.
         collided = self._filled(conn, (names, names), [sifted.of(apart)], outcome, False) if apart else None
-        with nullcontext() if following is None else following.ahead(self.shaper.converter.sifted):
-            with without_triggers(conn) if vouching else nullcontext():
-                self._copy(conn, good, outcome, True)
-            for stage in stages:
-                self.merger.merge(conn, stage, outcome)
-            if collided is not None:
-                self.merger.merge(conn, collided, outcome, screened=True)
+        meanwhile = None if following is None else partial(following.ahead, self.shaper.converter.sifted)
+        with without_triggers(conn) if vouching else nullcontext():
+            self._copy(conn, good, outcome, True, meanwhile)
+        for stage in stages:
+            self.merger.merge(conn, stage, outcome)
+        if collided is not None:
+            self.merger.merge(conn, collided, outcome, screened=True)
 
     def _merge_all(
         self, conn: Connection, batch: Batch, chunks: Iterable[list[Line]], others: Others, outcome: Outcome,
@@ -251,7 +252,10 @@ class Ladder:
 
     # -- into the database ---------------------------------------------------------------------------------------------
 
-    def _copy(self, conn: Connection, chunks: Iterable[list[bytes]], outcome: Outcome, exact: bool) -> None:
+    def _copy(
+        self, conn: Connection, chunks: Iterable[list[bytes]], outcome: Outcome, exact: bool,
+        meanwhile: Callable[[], bool] | None = None,
+    ) -> None:  # fmt: skip
         """COPY straight into the table. Raises Suppressed when the server took fewer rows than it was sent."""
         names = self.shaper.columns
         if not names:  # records without any key: COPY has no spelling for a row of defaults alone
@@ -259,7 +263,7 @@ class Ladder:
         copy = sql.SQL("COPY {} ({}) FROM STDIN {}").format(self._target.write, columns(names), COPY_OPTIONS)
         sent = 0
         with conn.cursor() as cur:
-            with cur.copy(copy) as out:
+            with cur.copy(copy, writer=Feeder(cur, meanwhile) if meanwhile else None) as out:
                 for lines in chunks:
                     if lines:
                         out.write(b"\n".join(lines) + b"\n")

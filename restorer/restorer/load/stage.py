@@ -109,12 +109,13 @@ class Stage(Contested):
                 ]  # fmt: skip
             return self.count() - len(missing), 0, missing
         row = self._run(
-            "SELECT count(*) FILTER (WHERE there AND same), count(*) FILTER (WHERE there AND NOT same), "
+            "SELECT count(*) FILTER (WHERE there), count(*) FILTER (WHERE there AND NOT same), "
             "array_agg(o) FILTER (WHERE NOT there) FROM ({rows}) x",
             rows=rows,
         ).fetchone()
         assert row is not None
-        return int(row[0]), int(row[1]), list(row[2] or ())
+        there, different, missing = row
+        return there - different, different, list(missing or ())
 
     def _digest(self, alias: str) -> sql.Composed:
         """A hash of what the rows bring, alike for the same content; types that spell one value in several ways are left
