@@ -26,7 +26,7 @@ from restorer.spec import RestoreSpec
 Settle = Callable[[], bool]
 LOOK_SECONDS = 0.05  # between two looks at the workers
 LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end
-SEGMENT = 64 << 20  # bytes of a file that one task covers, when there are several workers
+SEGMENT = 32 << 20  # bytes of a file that one task covers, when there are several workers
 
 
 def worth_cutting(spec: RestoreSpec, plans: tuple[TablePlan, ...]) -> frozenset[str]:

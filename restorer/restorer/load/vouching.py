@@ -60,15 +60,17 @@ class Voucher:
 
 # A dependency on a function or operator is noted for those that are not PostgreSQL's own (documentation, pg_depend).
 _SOMETHING_ELSE = """
+WITH RECURSIVE types AS (SELECT a.atttypid AS oid FROM pg_attribute a WHERE a.attrelid = %(table)s::oid AND a.attnum > 0 AND NOT a.attisdropped
+       UNION SELECT of.oid FROM types JOIN pg_type y ON y.oid = types.oid, LATERAL (VALUES (y.typelem), (y.typbasetype)) of (oid) WHERE of.oid <> 0)
 SELECT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = %(table)s::oid AND t.tgtype & 4 <> 0
          AND NOT (t.tgisinternal AND t.tgenabled = 'O' AND t.tgconstraint = ANY (%(keys)s::oid[])))
   OR EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = %(table)s::oid AND r.ev_type = '3')
-  OR EXISTS (SELECT FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_type e ON e.oid = y.typelem
-         WHERE a.attrelid = %(table)s::oid AND a.attnum > 0 AND NOT a.attisdropped
-         AND (y.typtype NOT IN ('b', 'e') OR e.typtype NOT IN ('b', 'e')))
+  OR EXISTS (SELECT FROM types JOIN pg_type y ON y.oid = types.oid WHERE y.typtype NOT IN ('b', 'e', 'd'))
   OR EXISTS (SELECT FROM (
          SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index i WHERE i.indrelid = %(table)s::oid
-         UNION ALL SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint c WHERE c.conrelid = %(table)s::oid
+         UNION ALL SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint c
+         WHERE c.conrelid = %(table)s::oid OR c.contypid IN (SELECT oid FROM types)
+         UNION ALL SELECT 'pg_type'::regclass, y.oid FROM types JOIN pg_type y ON y.oid = types.oid WHERE y.typtype = 'd'
          UNION ALL SELECT 'pg_attrdef'::regclass, f.oid FROM pg_attrdef f JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
          WHERE f.adrelid = %(table)s::oid AND a.attname <> ALL (%(brought)s)) called (classid, objid)
        JOIN pg_depend d ON d.classid = called.classid AND d.objid = called.objid

@@ -7,7 +7,6 @@ at once when its parent is gone (the first pipe closes). It never decides anythi
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -36,7 +35,6 @@ from restorer.model import TablePlan
 from restorer.spec import RestoreSpec
 
 IDLE_SECONDS = 0.1
-_M_ARENA_MAX = -8
 
 
 class Context(msgspec.Struct):
@@ -150,13 +148,9 @@ def serve(context: Context, emit: Emit) -> None:
 
 def settle_in() -> None:
     """What a process does before it loads. A load makes tuples by the hundred thousand and no cycles: Python's collector
-    would look through all of them, and all modules, for nothing, at a tenth of the time. And glibc keeps memory apart for
-    each thread: what the thread that reads ahead gives back would be of no use to the others (mallopt(3), M_ARENA_MAX)."""
+    would look through all of them, and all modules, for nothing, at a tenth of the time."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def over(conn: Connection, bench: Workbench) -> bool:
