@@ -14,7 +14,6 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.copy import LibpqWriter
 
-
 _AT_THE_END = 2  # times: all is sent, but the socket is full still
 
 
