@@ -67,8 +67,8 @@ def _analyze(conn: Connection, plan: TablePlan, *, untouched: bool) -> None:
 def _has_statistics(conn: Connection, oid: int) -> bool:
     """Of all rows that it has now. (What this session itself changed a moment ago the server may count only later.)"""
     row = conn.execute(
-        "SELECT n_mod_since_analyze = 0 AND COALESCE(last_analyze, last_autoanalyze) IS NOT NULL "
-        "FROM pg_stat_all_tables WHERE relid = %s",
+        "SELECT current_setting('track_counts')::bool AND n_mod_since_analyze = 0 "
+        "AND COALESCE(last_analyze, last_autoanalyze) IS NOT NULL FROM pg_stat_all_tables WHERE relid = %s",
         (oid,),
     ).fetchone()
     return row is not None and bool(row[0])
