@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,6 +52,29 @@ def test_other_work_is_done_while_the_server_is_behind_and_all_rows_arrive(slow:
     assert _send(slow, meanwhile, LINE * 100) == 3000
     # the socket holds some hundred KB of the 3 MB; who has nothing left is not asked again
     assert len(asked) == max(1, work) if work < 10 else len(asked) > 10
+
+
+def test_work_that_takes_long_does_not_keep_the_server_waiting(slow: psycopg.Connection[Any]):
+    asked: list[int] = []
+
+    def reading_a_slow_volume() -> bool:
+        asked.append(1)
+        time.sleep(0.2)
+        return True
+
+    slow.execute("SET statement_timeout = '2s'")
+    assert _send(slow, reading_a_slow_volume, LINE * 100) == 3000 and len(asked) == 1
+
+
+def test_who_is_not_behind_is_asked_nothing(slow: psycopg.Connection[Any]):
+    asked: list[int] = []
+
+    def meanwhile() -> bool:
+        asked.append(1)
+        return True
+
+    assert _send(slow, meanwhile, b"x\n") == 30
+    assert not asked
 
 
 def _interrupted() -> bool:

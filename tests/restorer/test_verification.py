@@ -42,6 +42,15 @@ _ANALYZED = "SELECT analyze_count FROM pg_stat_user_tables WHERE relname = 't'"
         (["ANALYZE t"], {}, False),
         ([], {}, True),  # nobody knows anything of it
         (["ANALYZE t", "INSERT INTO t VALUES (4, 'of somebody else')"], {}, True),
+        (["ANALYZE t", "ALTER TABLE t ADD w int"], {}, True),
+        (["ANALYZE t", 'ALTER TABLE t ALTER v TYPE varchar COLLATE "C"'], {}, True),
+        (["ANALYZE t", "CREATE STATISTICS s ON id, v FROM t"], {}, True),
+        (["CREATE INDEX ON t (lower(v))", "ANALYZE t"], {}, True),
+        (
+            ["CREATE TABLE child () INHERITS (t)", "ANALYZE t", "INSERT INTO child VALUES (9, 'x')"],
+            {"verification": {"rowCounts": False}},
+            True,
+        ),
         (["UPDATE t SET v = 'other' WHERE id = 2", "ANALYZE t"], {"on_conflict": "Skip"}, False),
         (["UPDATE t SET v = 'other' WHERE id = 2", "ANALYZE t"], {"on_conflict": "Update"}, True),
         (["DELETE FROM t WHERE id = 2", "ANALYZE t"], {}, True),

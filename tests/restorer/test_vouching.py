@@ -73,6 +73,7 @@ def test_whole_stages_too(at: Restore, quiet: list[int]):
     assert len(quiet) == 2
 
 
+SMALL = "CREATE DOMAIN small AS int CHECK (mine(VALUE) > 0)"
 OWN = "CREATE TRIGGER own AFTER INSERT ON t EXECUTE FUNCTION note()"
 
 
@@ -104,11 +105,17 @@ OWN = "CREATE TRIGGER own AFTER INSERT ON t EXECUTE FUNCTION note()"
         (["ALTER TABLE t ADD CHECK (mine(n) > 0)"], False, False),
         (["CREATE INDEX ON t (mine(n))"], False, False),
         (["CREATE INDEX ON t (n) WHERE mine(n) > 0"], False, False),
-        (["CREATE DOMAIN small AS int CHECK (mine(VALUE) > 0)", "ALTER TABLE t ADD d small"], False, False),
+        ([SMALL, "ALTER TABLE t ADD d small"], False, False),
         (["CREATE DOMAIN small AS int DEFAULT 1 CHECK (abs(VALUE) < 9)", "ALTER TABLE t ADD d small, ADD e small[]"], True, True),
         (["CREATE DOMAIN small AS int DEFAULT mine(1)", "ALTER TABLE t ADD d small"], False, False),
-        (["CREATE DOMAIN small AS int CHECK (mine(VALUE) > 0)", "CREATE DOMAIN d AS small CHECK (VALUE < 9)", "ALTER TABLE t ADD d d"], False, False),
-        (["CREATE DOMAIN small AS int CHECK (mine(VALUE) > 0)", "CREATE DOMAIN d AS small[]", "ALTER TABLE t ADD d d"], False, False),
+        ([SMALL, "CREATE DOMAIN d AS small CHECK (VALUE < 9)", "ALTER TABLE t ADD d d"], False, False),
+        ([SMALL, "CREATE DOMAIN d AS small[]", "ALTER TABLE t ADD d d"], False, False),
+        ([SMALL, "CREATE DOMAIN d AS int CHECK ((VALUE::small) IS NOT NULL)", "ALTER TABLE t ADD d d"], False, False),
+        ([SMALL, "CREATE DOMAIN d AS int CHECK (ARRAY[VALUE]::small[] IS NOT NULL)", "ALTER TABLE t ADD d d"], False, False),
+        ([SMALL, "ALTER TABLE t ADD CHECK ((n::small) IS NOT NULL)"], False, False),
+        ([SMALL, "CREATE INDEX ON t ((n::small))"], False, False),
+        ([SMALL, "ALTER TABLE t ADD d int DEFAULT 1::small"], False, False),
+        (["CREATE TYPE color AS ENUM ('r')", "ALTER TABLE t ADD CHECK ('r'::color IS NOT NULL), ADD d color DEFAULT 'r'"], True, True),
         (["CREATE TYPE pair AS (a int)", "ALTER TABLE t ADD d pair[]"], False, False),
         (["CREATE TYPE pair AS (a int)", "CREATE DOMAIN d AS pair", "ALTER TABLE t ADD d d"], False, False),
         (["CREATE TYPE span AS RANGE (subtype = int4)", "ALTER TABLE t ADD d span"], False, False),

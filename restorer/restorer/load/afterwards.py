@@ -65,10 +65,18 @@ def _analyze(conn: Connection, plan: TablePlan, *, untouched: bool) -> None:
 
 
 def _has_statistics(conn: Connection, oid: int) -> bool:
-    """Of all rows that it has now. (What this session itself changed a moment ago the server may count only later.)"""
-    row = conn.execute(
-        "SELECT current_setting('track_counts')::bool AND n_mod_since_analyze = 0 "
-        "AND COALESCE(last_analyze, last_autoanalyze) IS NOT NULL FROM pg_stat_all_tables WHERE relid = %s",
-        (oid,),
-    ).fetchone()
+    """Of all rows and columns that it has now. (What this session itself changed a moment ago the server may count only later.)"""
+    row = conn.execute(_HAS_STATISTICS, (oid,)).fetchone()
     return row is not None and bool(row[0])
+
+
+# Of a column that came later there is nothing in pg_stats, nor of one that this role may not read. ALTER TABLE is no change that is
+# counted, nor is what happens to a child.
+_HAS_STATISTICS = """
+SELECT current_setting('track_counts')::bool AND t.n_mod_since_analyze = 0 AND COALESCE(t.last_analyze, t.last_autoanalyze) IS NOT NULL
+  AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = t.relid)
+  AND NOT EXISTS (SELECT FROM pg_statistic_ext WHERE stxrelid = t.relid)
+  AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = t.relid AND indexprs IS NOT NULL)
+  AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.relid AND a.attnum > 0 AND NOT a.attisdropped AND NOT EXISTS (
+      SELECT FROM pg_stats s WHERE s.schemaname = t.schemaname AND s.tablename = t.relname AND s.attname = a.attname))
+FROM pg_stat_all_tables t WHERE t.relid = %s"""

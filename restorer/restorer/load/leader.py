@@ -26,7 +26,9 @@ from restorer.spec import RestoreSpec
 Settle = Callable[[], bool]
 LOOK_SECONDS = 0.05  # between two looks at the workers
 LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end
-SEGMENT = 32 << 20  # bytes of a file that one task covers, when there are several workers
+# Bytes of a file that one task covers, when there are several workers. A file that a killed process cut half is cut again from its
+# beginning, at the same places: so this does not change between two versions that may work on one run.
+SEGMENT = 32 << 20
 
 
 def worth_cutting(spec: RestoreSpec, plans: tuple[TablePlan, ...]) -> frozenset[str]:

@@ -58,7 +58,8 @@ class Voucher:
         return row is not None and not row[0]
 
 
-# A dependency on a function or operator is noted for those that are not PostgreSQL's own (documentation, pg_depend).
+# A dependency on a function or operator is noted for those that are not PostgreSQL's own (documentation, pg_depend). An expression
+# that casts to a domain depends on that type alone, whatever its constraints call.
 _SOMETHING_ELSE = """
 WITH RECURSIVE types AS (SELECT a.atttypid AS oid FROM pg_attribute a WHERE a.attrelid = %(table)s::oid AND a.attnum > 0 AND NOT a.attisdropped
        UNION SELECT of.oid FROM types JOIN pg_type y ON y.oid = types.oid, LATERAL (VALUES (y.typelem), (y.typbasetype)) of (oid) WHERE of.oid <> 0)
@@ -74,7 +75,9 @@ SELECT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = %(table)s::oid AND t.t
          UNION ALL SELECT 'pg_attrdef'::regclass, f.oid FROM pg_attrdef f JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
          WHERE f.adrelid = %(table)s::oid AND a.attname <> ALL (%(brought)s)) called (classid, objid)
        JOIN pg_depend d ON d.classid = called.classid AND d.objid = called.objid
-       WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass))"""
+       WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
+         OR d.refclassid = 'pg_type'::regclass AND d.classid <> 'pg_type'::regclass AND d.refobjid NOT IN (SELECT oid FROM types)
+            AND (SELECT typtype FROM pg_type WHERE oid = d.refobjid) <> 'e')"""
 
 
 @contextmanager
