@@ -25,6 +25,11 @@ SCHEMAS = {
         "CREATE TABLE t1 PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
         CHILD,
     ),
+    # never as the file spells it
+    "spelled": (
+        f"CREATE TABLE t (id numeric(4, 2) PRIMARY KEY, {COLUMNS})",
+        CHILD.replace("t_id int", "t_id numeric(4, 2)"),
+    ),
     "deferrable": (
         f"CREATE TABLE t (id int PRIMARY KEY, {COLUMNS.replace('UNIQUE', 'UNIQUE DEFERRABLE INITIALLY DEFERRED')})",
         CHILD,
@@ -32,7 +37,7 @@ SCHEMAS = {
 }
 
 
-SHOW = ("SELECT t.*::text FROM t ORDER BY t.*::text", "SELECT * FROM c ORDER BY id")
+SHOW = ("SELECT t.*::text FROM t ORDER BY t.*::text", "SELECT id, t_id::int FROM c ORDER BY id")
 RECORD = st.fixed_dictionaries(
     {"id": st.integers(1, 6), "slug": st.sampled_from([None, "a", "b", "c", "d"])},
     optional={

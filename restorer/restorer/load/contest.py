@@ -50,13 +50,14 @@ def _seen(unique: Unique, table: Table, planned: tuple[str, ...]) -> bool:
 
 
 class Holder(NamedTuple):
-    """A row of the table that has a key of the row `ordinal`: who wrote it, and where it stands (PostgreSQL documentation,
-    System Columns)."""
+    """A row of the table that has a key of the row `ordinal`: who wrote it, where it stands (PostgreSQL documentation, System
+    Columns), and the first value of the key that says which row it is, as the server writes it."""
 
     ordinal: int
     xmin: str
     table: int
     ctid: str
+    name: str
 
 
 class Contested(Keyed):
@@ -88,10 +89,11 @@ class Contested(Keyed):
     def holders(self) -> list[Holder]:
         """The rows of the table that have a key of a row here, each as often as it has one."""
         found = list[Holder]()
+        name = sql.Identifier("t", self._identity.columns[0]) if self._identity else sql.SQL("''")
         for unique in self._uniques():
             rows = self._run(
-                "SELECT s.{ord}, t.xmin::text, t.tableoid::bigint, t.ctid::text FROM {s} AS s, {t} AS t WHERE {join}",
-                join=self._joined(unique),
+                "SELECT s.{ord}, t.xmin::text, t.tableoid::bigint, t.ctid::text, {name}::text FROM {s} AS s, {t} AS t WHERE {join}",
+                name=name, join=self._joined(unique),
             )  # fmt: skip
             found += [Holder(*row) for row in rows]
         return found

@@ -107,8 +107,24 @@ class Replay:
     def _evict(self, conn: Connection, origin: Origin, holders: set[Holder], outcome: Outcome) -> None:
         """Rows of one batch. It is read once more, as the table does not tell what their records were; a batch that is read
         for the second time goes as a whole, so that none is read over and over again."""
-        batch = self._batch(conn, origin)
-        again = self._stages(conn, list(batch.values()), Outcome())
+        # Mostly a record spells its key as the server does; then a few records have to be looked at.
+        names = None if origin in self._read_again else {h.name.encode() for h in holders}
+        out = self._taken_out(conn, origin, holders, names)
+        if names is not None and out is not None and len(out) < len({(h.table, h.ctid) for h in holders}):
+            out += self._taken_out(conn, origin, holders, None) or []
+        self._read_again.add(origin)
+        if out:
+            outcome.deferred += out
+            outcome.counters.inserted -= len(out)
+            outcome.levels.update(self._tasks.unsettle(conn, origin.task, len(out)))
+
+    def _taken_out(
+        self, conn: Connection, origin: Origin, holders: set[Holder], names: set[bytes] | None
+    ) -> list[int] | None:
+        """`names`: only by the batch's records that hold one of them. -> ordinals of the records that wait now; None where rows
+        cannot be taken out: children that this role may not see, or the table is not what it was when the file was cut"""
+        batch = self._batch(conn, origin, names)
+        again = self._stages(conn, list(batch.values()), Outcome()) if batch else []
         children, whole = self._children(conn), origin in self._read_again
         try:
             with conn.transaction():
@@ -116,24 +132,21 @@ class Replay:
         except psycopg.Error as error:
             if kind_of(error) == "transient":
                 raise
-            out = []  # children that this role may not see, or the table is not what it was when the file was cut
             self._tasks.warn(conn, f"{self._table}: of records with one key the first may not be the one that counts")
-        self._read_again.add(origin)
+            return None
         if out:
             self._waiting.add(conn, origin.task, self._table, [batch[ordinal] for ordinal in out])
-            outcome.deferred += out
-            outcome.counters.inserted -= len(out)
-            outcome.levels.update(self._tasks.unsettle(conn, origin.task, len(out)))
         for stage in again:
             stage.drop()
+        return out
 
     def _children(self, conn: Connection) -> list[ForeignKey]:
         if self._into is None:
             self._into = foreign_keys_into(conn, [self._plan.table])
         return self._into
 
-    def _batch(self, conn: Connection, origin: Origin) -> dict[int, Record]:
-        """Ordinal -> record, without those that wait already."""
+    def _batch(self, conn: Connection, origin: Origin, names: set[bytes] | None) -> dict[int, Record]:
+        """Ordinal -> record, without those that wait already; with `names`, those that hold one of them."""
         converter = self._ladder.shaper.converter
         found = dict[int, Record]()
         for piece in reader.pieces(
@@ -144,9 +157,13 @@ class Replay:
             ordinal=origin.ordinal,
             stop=origin.stop,
         ):
+            if names is not None and not any(name in piece.data for name in names):
+                continue
             for i in range(len(piece)):
-                ordinal, offset = piece.place(i)
-                found[ordinal] = Record(ordinal, offset, piece.raw(i))
+                raw = piece.raw(i)
+                if names is None or any(name in raw for name in names):
+                    ordinal, offset = piece.place(i)
+                    found[ordinal] = Record(ordinal, offset, raw)
         for ordinal in self._waiting.records(conn, self._table, list(found)):
             del found[ordinal]
         return found
