@@ -172,6 +172,7 @@ def test_only_finished_restores_beyond_the_limit_go(nights: Nights) -> None:
     assert nights.condition("LastRestoreSucceeded")["status"] == "True"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_or_made_is_said_and_heals(nights: Nights) -> None:
     nights.apply(timeZone="Mars/Olympus")
     nights.wait(lambda: nights.condition("Stalled").get("reason") == "InvalidTimeZone")
