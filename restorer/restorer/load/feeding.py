@@ -6,43 +6,75 @@ it has it.
 
 from __future__ import annotations
 
+import select
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
-from psycopg.abc import Buffer
+from psycopg.abc import Buffer, PQGen
 from psycopg.copy import LibpqWriter
+from psycopg.waiting import Wait
 
-_AT_THE_END = 2  # times, where the socket was full a moment ago: the server has something to read still
+T = TypeVar("T")
 _LONGEST = 0.02  # seconds; a volume that takes longer keeps the server waiting, and its statement_timeout runs
 
 
 class Feeder(LibpqWriter):
-    """`meanwhile` does a little of the other work, less than the server needs for what the socket holds (a millisecond or so).
+    """`meanwhile` does a little of the other work, less than the server needs for what a socket holds (a millisecond or so):
+    whenever the socket is full, and when all is sent until the server answers (over TCP a socket may hold all of a batch).
     -> False: there is none left; from then on, or once it took long, it is waited as psycopg does."""
 
     def __init__(self, cursor: psycopg.Cursor[Any], meanwhile: Callable[[], bool]) -> None:
         super().__init__(cursor)
         self._meanwhile: Callable[[], bool] | None = meanwhile
         self._patient, self.flush_threshold = self.flush_threshold, sys.maxsize
-        self._full = False
 
     def write(self, data: Buffer) -> None:
         super().write(data)
-        self._full = False
         while self._meanwhile is not None and self.connection.pgconn.flush():
-            self._full = True
             self._work(self._meanwhile)
 
     def finish(self, exc: BaseException | None = None) -> None:
-        for _ in range(_AT_THE_END if self._full and exc is None else 0):
-            if self._meanwhile is not None:
-                self._work(self._meanwhile)
+        if exc is None:
+            self.connection = _Beside(self.connection, self._until_readable)  # type: ignore[assignment]
         super().finish(exc)
+
+    def _until_readable(self, readable: Callable[[], bool]) -> None:
+        while self._meanwhile is not None and not readable():
+            self._work(self._meanwhile)
 
     def _work(self, meanwhile: Callable[[], bool]) -> None:
         began = time.monotonic()
         if not meanwhile() or time.monotonic() - began > _LONGEST:
             self._meanwhile, self.flush_threshold = None, self._patient
+
+
+class _Beside:
+    """A connection for the end of a COPY: before it waits for an answer, `work` has its chance until there is one."""
+
+    def __init__(self, conn: psycopg.Connection[Any], work: Callable[[Callable[[], bool]], None]) -> None:
+        self._conn, self._work = conn, work
+
+    def wait(self, gen: PQGen[T]) -> T:
+        poll = select.poll()
+        poll.register(self._conn.fileno(), select.POLLIN)
+        return self._conn.wait(_Steps(gen, lambda: self._work(lambda: bool(poll.poll(0)))))  # type: ignore[arg-type]
+
+
+class _Steps:
+    """psycopg's steps, with `work` before those that wait for an answer. No generator of our own: psycopg cancels what an
+    interruption of the work came into, and goes on with the steps to hear of it."""
+
+    def __init__(self, gen: PQGen[Any], work: Callable[[], None]) -> None:
+        self._gen, self._work = gen, work
+
+    def __next__(self) -> Wait:
+        return self.send(None)
+
+    def send(self, ready: Any) -> Wait:
+        state = self._gen.send(ready)
+        if state == Wait.R:
+            self._work()
+        return state
