@@ -60,7 +60,7 @@ def _untouched(conn: Connection, ledger: Ledger, spec: RestoreSpec) -> set[str]:
 
 
 def _analyze(conn: Connection, plan: TablePlan, *, untouched: bool) -> None:
-    if not (untouched and not plan.table.partitioned and _has_statistics(conn, plan.table.oid)):
+    if not (untouched and _has_statistics(conn, plan.table.oid)):
         conn.execute(sql.SQL("ANALYZE {}").format(of_table(plan.table.schema, plan.name).write))
 
 
@@ -71,7 +71,7 @@ def _has_statistics(conn: Connection, oid: int) -> bool:
 
 
 # Of a column that came later there is nothing in pg_stats, nor of one that this role may not read. ALTER TABLE is no change that is
-# counted, nor is what happens to a child.
+# counted, nor is what happens to a child or partition.
 _HAS_STATISTICS = """
 SELECT current_setting('track_counts')::bool AND t.n_mod_since_analyze = 0 AND COALESCE(t.last_analyze, t.last_autoanalyze) IS NOT NULL
   AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = t.relid)

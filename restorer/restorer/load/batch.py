@@ -160,8 +160,7 @@ class Batches:
                 self._now.fill()
             if self._error is not None:
                 raise self._error
-            self._now = self._next or self._begin()
-            self._next = None
+            self._now, self._next = self._following(), None
             if self._now is None:
                 return
             yield self._now
@@ -169,18 +168,22 @@ class Batches:
     def begin_next(self, convert: Convert) -> None:
         """The first piece of the next batch, so that the server has something to do as soon as it is through with this one.
         This one must be read whole."""
-        self._next = self._next or self._begin()
-        if self._next is not None and not self._next.begun:
-            self._next.ahead(convert)
+        following = self._following()
+        if following is not None and not following.begun:
+            following.ahead(convert)
 
     def ahead(self, convert: Convert) -> bool:
         """One more piece of the next batch is made ready. This one must be read whole. -> False: there is none left"""
         try:
-            self._next = self._next or self._begin()
-            return self._next is not None and self._next.ahead(convert)
+            following = self._following()
+            return following is not None and following.ahead(convert)
         except Exception as error:  # told when the next batch is asked for
             self._error = error
             return False
+
+    def _following(self) -> Batch | None:
+        self._next = self._next or self._begin()
+        return self._next
 
     def _begin(self) -> Batch | None:
         first = self._source.take(limit := self._limit())

@@ -38,11 +38,13 @@ class Feeder(LibpqWriter):
 
     def finish(self, exc: BaseException | None = None) -> None:
         if exc is None:
-            self.connection = _Beside(self.connection, self._until_readable)  # type: ignore[assignment]
+            answer = select.poll()
+            answer.register(self.connection.fileno(), select.POLLIN)
+            self.connection = _Beside(self.connection, lambda: self._until(answer))  # type: ignore[assignment]
         super().finish(exc)
 
-    def _until_readable(self, readable: Callable[[], bool]) -> None:
-        while self._meanwhile is not None and not readable():
+    def _until(self, answer: select.poll) -> None:
+        while self._meanwhile is not None and not answer.poll(0):
             self._work(self._meanwhile)
 
     def _work(self, meanwhile: Callable[[], bool]) -> None:
@@ -52,15 +54,13 @@ class Feeder(LibpqWriter):
 
 
 class _Beside:
-    """A connection for the end of a COPY: before it waits for an answer, `work` has its chance until there is one."""
+    """A connection for the end of a COPY, with `work` before it waits for an answer."""
 
-    def __init__(self, conn: psycopg.Connection[Any], work: Callable[[Callable[[], bool]], None]) -> None:
+    def __init__(self, conn: psycopg.Connection[Any], work: Callable[[], None]) -> None:
         self._conn, self._work = conn, work
 
     def wait(self, gen: PQGen[T]) -> T:
-        poll = select.poll()
-        poll.register(self._conn.fileno(), select.POLLIN)
-        return self._conn.wait(_Steps(gen, lambda: self._work(lambda: bool(poll.poll(0)))))  # type: ignore[arg-type]
+        return self._conn.wait(_Steps(gen, self._work))  # type: ignore[arg-type]
 
 
 class _Steps:

@@ -114,8 +114,8 @@ class Stage(Contested):
             rows=rows,
         ).fetchone()
         assert row is not None
-        there, different, missing = row
-        return there - different, different, list(missing or ())
+        matched, different, missing = row
+        return matched - different, different, list(missing or ())
 
     def _digest(self, alias: str) -> sql.Composed:
         """A hash of what the rows bring, alike for the same content; types that spell one value in several ways are left
