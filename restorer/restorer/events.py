@@ -114,13 +114,18 @@ class Failed(Event, frozen=True):
     reason: str
 
 
+class TaskDone(Event, frozen=True):
+    """A worker process is through with a task: there may be something to settle. For its parent only."""
+
+
 class RunFinished(Event, frozen=True):
     report: Report
 
 
 AnyEvent = Union[
-    RunStarted, PhaseChanged, TableChanged, BatchLoaded, TableCounts, Retried, Warned, Explained, Failed, RunFinished
-]
+    RunStarted, PhaseChanged, TableChanged, BatchLoaded, TableCounts, Retried, Warned, Explained, Failed, TaskDone,
+    RunFinished,
+]  # fmt: skip
 Emit = Callable[[AnyEvent], None]
 
 

@@ -58,7 +58,7 @@ def prepare(conn: Connection, spec: RestoreSpec, snapshot: Snapshot, *, conninfo
             samples.append(sample(file))
         except RestoreError as error:
             problems.append(error.line())
-    problems += backup.verify_checksums(snapshot) if fresh else []
+    problems += backup.verify_checksums(snapshot, at_once=max(1, spec.load.workers)) if fresh else []
     models = naming.parse_prisma(snapshot.schema_prisma.read_text("utf-8", "replace")) if snapshot.schema_prisma else {}
     if not tables:
         problems.append(

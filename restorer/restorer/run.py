@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -27,8 +29,10 @@ from restorer.load.heartbeat import Heartbeat
 from restorer.load.leader import Leader, worker_processes, worth_cutting
 from restorer.load.pool import Pool
 from restorer.load.process import Process
+from restorer.load.statistics import Early
 from restorer.load.task_loader import check_limit
 from restorer.load.worker import IDLE_SECONDS, Workbench, settle_in
+from restorer.model import TablePlan
 from restorer.preflight import Prepared
 from restorer.report import Check, Counters, Report, SnapshotInfo
 from restorer.source import backup
@@ -148,22 +152,26 @@ class _Execution:
         if PREPARED not in marks:
             self.session.retrying(self._prepared, what="ledger")
         self.emit(PhaseChanged("Loading"))
-        bench = self._bench(prepared)
+        with Early(self.session, partial(afterwards.untouched, ledger=self.ledger, spec=self.spec)) as early:
+            hooks = partial(self._hooks, "post", self.spec.hooks.post_restore, marks)
+            return self._load(self._bench(prepared), plans, early, hooks)
+
+    def _load(
+        self, bench: Workbench, plans: tuple[TablePlan, ...], early: Early, hooks: Callable[[], None]
+    ) -> RestoreError | None:
+        leader = Leader(bench, plans, self._still_ours, self.spares)
+        # Nothing that comes later changes a table that is settled, but for triggers.
+        if worker_processes(self.spec) and all(p.table.undoable and not p.table.triggers for p in plans):
+            leader.on_settled = early.settled
         try:
-            Leader(bench, plans, self._still_ours, self.spares).load()
-        except LoadFailed as error:
-            return error  # what is committed stays and is reported
-        read, rejected = self.session.retrying(bench.tasks.read_and_rejected, what="reject limit")
-        try:
+            leader.load()
+            read, rejected = self.session.retrying(bench.tasks.read_and_rejected, what="reject limit")
             check_limit(self.spec, read, rejected, final=True)
         except LoadFailed as error:
-            return error
+            return error  # what is committed stays and is reported
+        early.stop()
         self.emit(PhaseChanged("Verifying"))
-        if self.spec.mode == "Apply":
-            afterwards.tidy(self.session, self.ledger, self.spec, plans)
-            self._hooks("post", self.spec.hooks.post_restore, marks)
-        if self.spec.mode != "DryRun":
-            self.checks += afterwards.verified(self.session, self.ledger, self.spec, plans)
+        self.checks += afterwards.finish(self.session, self.ledger, self.spec, plans, early, hooks)
         if self.session.retrying(bench.tasks.unsettled, what="ledger"):
             # A failover to a replica that lagged behind: what was on the disk is on another one.
             raise Unavailable("the database came back without what it had committed", AGAIN)

@@ -26,9 +26,9 @@ from restorer.spec import RestoreSpec
 Settle = Callable[[], bool]
 LOOK_SECONDS = 0.05  # between two looks at the workers
 LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end
-# Bytes of a file that one task covers, when there are several workers. A file that a killed process cut half is cut again from its
-# beginning, at the same places: so this does not change between two versions that may work on one run.
-SEGMENT = 32 << 20
+# Bytes of a file that one task covers, when there are several workers, and at its end. A file that a killed process cut half is cut
+# again from its beginning, at the same places: so this does not change between two versions that may work on one run.
+SEGMENT, LAST_SEGMENT = 32 << 20, 4 << 20
 
 
 def worth_cutting(spec: RestoreSpec, plans: tuple[TablePlan, ...]) -> frozenset[str]:
@@ -46,7 +46,7 @@ def worker_processes(spec: RestoreSpec) -> int:
 
 class Leader:
     """Leads the load of `plans`. `still_ours` raises when another process has taken the target. `spares`: worker processes
-    that were started ahead."""
+    that were started ahead. `on_settled`: is told of tables that are complete."""
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class Leader:
         spares: list[Process],
     ) -> None:
         self._spares = spares
+        self.on_settled: Callable[[list[TablePlan]], None] = lambda _: None
         self._bench, self._plans, self._still_ours = bench, plans, still_ours
         self._session, self._ledger, self._spec, self._emit = bench.session, bench.ledger, bench.spec, bench.emit
         self._retrying = bench.session.retrying
@@ -86,6 +87,7 @@ class Leader:
             ready = [g for g in groups.values() if all(open_tables.get(p.name, False) for p in g)]
             for group in ready:
                 settler.settle(group)
+                self.on_settled(group)
             return bool(ready)
 
         if worker_processes(self._spec):
@@ -127,11 +129,14 @@ class Leader:
             while busy or settle():
                 self._still_ours()
                 busy = pool.check()
-                settle()
-                if next(cutting, None) is None:
+                if settle():
+                    pool.wake()
+                if next(cutting, None) is not None:
+                    pool.wake()
+                else:
                     if not self._retrying(self._bench.tasks.unsettled, what="ledger"):
                         break  # the workers need not find that out by themselves
-                    time.sleep(LOOK_SECONDS)
+                    pool.wait(LOOK_SECONDS)
                     cutting = self._segments()
         finally:
             pool.stop()
@@ -151,7 +156,7 @@ class Leader:
             if plan.name not in pending:
                 continue
             cut = list[Segment]()
-            for s in reader.segments(plan.file, SEGMENT):
+            for s in reader.segments(plan.file, SEGMENT, LAST_SEGMENT):
                 cut.append(s)
                 self._retrying(partial(self._add, plan.name, [s]), what="ledger")
                 yield plan.name

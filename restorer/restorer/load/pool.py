@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import threading
@@ -11,7 +12,7 @@ import time
 import msgspec
 
 from restorer.errors import LoadFailed, RestoreError, Unavailable
-from restorer.events import AnyEvent, Emit, Failed, Warned
+from restorer.events import AnyEvent, Emit, Failed, TaskDone, Warned
 from restorer.load.process import Process, start
 from restorer.load.worker import Context
 
@@ -31,6 +32,7 @@ class Pool:
         self._readers: list[threading.Thread] = []
         self._errors: dict[int, Failed] = {}
         self._restarts = 0
+        self._news = threading.Event()
         for _ in range(workers):
             self._start()
 
@@ -40,6 +42,7 @@ class Pool:
         with contextlib.suppress(BrokenPipeError):  # dead already: `check` will find it
             process.stdin.write(msgspec.json.encode(self._context) + b"\n")  # not in argv: it holds the password
             process.stdin.flush()
+        os.set_blocking(process.stdin.fileno(), False)  # `wake` must not wait for one that is stopped
         reader = threading.Thread(target=self._hear, args=(process,), name=f"worker-{process.pid}", daemon=True)
         reader.start()
         self._processes.append(process)
@@ -53,8 +56,22 @@ class Pool:
             with self._lock:
                 if isinstance(event, Failed):
                     self._errors[process.pid] = event
-                else:
+                elif not isinstance(event, TaskDone):
                     self._emit(event)
+            if isinstance(event, TaskDone):
+                self._news.set()
+
+    def wait(self, most: float) -> None:
+        """Until a worker is through with a task, `most` seconds at most."""
+        self._news.wait(most)
+        self._news.clear()
+
+    def wake(self) -> None:
+        """There may be something to do again: no worker need wait until it looks by itself."""
+        for process in self._processes:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError, BlockingIOError):
+                os.write(process.stdin.fileno(), b"\n")
 
     def check(self) -> bool:
         """Whether any worker is still at work. Raises the error of one that failed; starts one that died again."""

@@ -1,7 +1,8 @@
 """Loading tasks until there are none: in this process, or in one of its own (process.py; `python -m restorer.load.worker`).
 
-A worker process gets its context as one line of JSON by a pipe, sends its events as lines of JSON by another one, and ends
-at once when its parent is gone (the first pipe closes). It never decides anything about the run.
+A worker process gets its context as one line of JSON by a pipe, and a byte whenever there may be something to do again. It
+sends its events as lines of JSON by another one, and ends at once when its parent is gone (the first pipe closes). It never
+decides anything about the run.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from restorer.database.relation import Relations
 from restorer.database.session import Session, failure_of
 from restorer.database.tasks import Tasks
 from restorer.errors import Interrupted, RestoreError, Unavailable
-from restorer.events import AnyEvent, Emit, Failed
+from restorer.events import AnyEvent, Emit, Failed, TaskDone
 from restorer.load.heartbeat import Heartbeat
 from restorer.load.ladder import Ladder
 from restorer.load.task_loader import Lost, TaskLoader, explainer
@@ -120,8 +121,8 @@ class Workbench:
         return True
 
 
-def serve(context: Context, emit: Emit) -> None:
-    """Works on the run until all its tables are settled, or it is over."""
+def serve(context: Context, emit: Emit, news: threading.Event) -> None:
+    """Works on the run until all its tables are settled, or it is over. `news`: there may be something to do again."""
     settle_in()
     spec = RestoreSpec.model_validate(context.spec)
     ledger = Ledger(spec.ledger.schema_, context.run)
@@ -131,11 +132,13 @@ def serve(context: Context, emit: Emit) -> None:
     session.retrying(lambda _: heartbeat.start(), what="registering the worker")
     try:
         while True:
+            news.clear()
             if bench.load_one():
+                emit(TaskDone())
                 continue
             if session.retrying(lambda conn: over(conn, bench), what="ledger"):
                 return
-            time.sleep(IDLE_SECONDS)
+            news.wait(IDLE_SECONDS)
     finally:
         heartbeat.stop()
         try:
@@ -169,7 +172,7 @@ def main(source: IO[bytes], out: IO[bytes]) -> int:
             out.write(msgspec.json.encode(event) + b"\n")
             out.flush()
 
-    stopped = threading.Event()
+    stopped, news = threading.Event(), threading.Event()
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -185,8 +188,8 @@ def main(source: IO[bytes], out: IO[bytes]) -> int:
         if not (line := source.readline()):
             return 0  # the run ended before there was work
         context = msgspec.json.decode(line, type=Context)
-        threading.Thread(target=_end_with_parent, args=(source.fileno(),), name="parent", daemon=True).start()
-        serve(context, emit)
+        threading.Thread(target=_hear, args=(source.fileno(), news), name="parent", daemon=True).start()
+        serve(context, emit, news)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return 0
     except BaseException as error:
@@ -210,9 +213,10 @@ def _failure(error: BaseException) -> RestoreError:
     return Unavailable(f"a bug in a worker, {type(error).__name__}", "start the same command again, and report it")
 
 
-def _end_with_parent(source: int) -> None:
+def _hear(source: int, news: threading.Event) -> None:
+    """Whatever the parent says is news. This process ends with it."""
     while os.read(source, 4096):  # the bare descriptor: a thread in a buffered read would hold its lock at shutdown
-        pass
+        news.set()
     os._exit(1)
 
 

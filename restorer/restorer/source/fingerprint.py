@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from restorer.errors import Unavailable
+from restorer.errors import RestoreError, Unavailable
 from restorer.model import Compression
 from restorer.source.snapshot import Snapshot
 from restorer.source.stream import Source
 
 ENDS = 64 * 1024  # bytes hashed at either end of a file
-_BLOCK = 1024 * 1024
+_BLOCK = 256 * 1024
 
 
 def fingerprint(snapshot: Snapshot) -> dict[str, str]:
@@ -54,33 +57,39 @@ def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
     return lines
 
 
-def verify_checksums(snapshot: Snapshot) -> list[str]:
+def verify_checksums(snapshot: Snapshot, at_once: int = 1) -> list[str]:
     """Reads every file that the manifest has a SHA-256 for (of the file as it is on disk, or of what it holds
-    decompressed). One line for each that differs; [] when all agree."""
-    problems = []
-    for path, expected in sorted(snapshot.checksums.items()):
-        compression: Compression = next((f.compression for f in snapshot.files if f.path == path), "")
+    decompressed), `at_once` of them at the same time. One line for each that differs; [] when all agree."""
+    compressions = {f.path: f.compression for f in snapshot.files}
+    over = threading.Event()
+    with ThreadPoolExecutor(at_once) as threads:
         try:
-            found = _sha256(path)
-            if found != expected and compression:
-                with Source(path, compression) as source:
-                    hashed = hashlib.sha256()
-                    while data := source.read(_BLOCK):
-                        hashed.update(data)
-                found = hashed.hexdigest()
-        except OSError as e:
-            problems.append(f"{path} cannot be read ({e.strerror}): check the volume")
-            continue
-        if found != expected:
-            problems.append(
-                f"{Path(path).name}: its SHA-256 is not the manifest's: copy the file or take the backup again"
-            )
-    return problems
+            check = partial(_checksum_problem, compressions=compressions, over=over)
+            return [line for line in threads.map(check, sorted(snapshot.checksums.items())) if line]
+        except BaseException:  # an interruption must not wait for the files
+            over.set()
+            raise
 
 
-def _sha256(path: str) -> str:
+def _checksum_problem(
+    given: tuple[str, str], compressions: dict[str, Compression], over: threading.Event
+) -> str | None:
+    path, expected = given
+    compression = compressions.get(path, "")
+    try:
+        found = _sha256(path, "", over)
+        if found != expected and compression:
+            found = _sha256(path, compression, over)
+    except RestoreError as e:
+        return e.line()
+    if found != expected:
+        return f"{Path(path).name}: its SHA-256 is not the manifest's: copy the file or take the backup again"
+    return None
+
+
+def _sha256(path: str, compression: Compression, over: threading.Event) -> str:
     hashed = hashlib.sha256()
-    with open(path, "rb") as f:
-        while data := f.read(_BLOCK):
+    with Source(path, compression) as source:
+        while (data := source.read(_BLOCK)) and not over.is_set():
             hashed.update(data)
     return hashed.hexdigest()

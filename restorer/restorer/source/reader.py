@@ -22,6 +22,7 @@ from restorer.source.stream import READ, BrokenFile, Source, Window
 __all__ = ["MAX_RECORD", "BrokenFile", "Oversized", "Piece", "Segment", "count_records", "pieces", "segments"]
 
 MAX_RECORD = 64 * 1024 * 1024  # bytes of the longest record that is held in memory
+_PARTS_LEFT = 4  # of what is left of a file one segment is at most a fourth
 _SPLIT_WINDOW = 128 * 1024  # bytes: what fits into the cache is split fastest
 
 
@@ -95,20 +96,23 @@ def _open_array(w: Window, file: TableFile, ordinal: int) -> None:
     w.pos += 1
 
 
-def segments(file: TableFile, target_bytes: int) -> Iterator[Segment]:
-    """Cuts a file into parts of about `target_bytes` for parallel loading; together they are exactly the file.
+def segments(file: TableFile, most: int, least: int = 0) -> Iterator[Segment]:
+    """Cuts a file into parts of about `most` bytes for parallel loading; together they are exactly the file. Towards its end
+    they become shorter, down to about `least` (0: they do not), so that who loads them are all through at about the same time.
 
     Read in order from the beginning (some GB/s), as a boundary in the middle of an array cannot be guessed. A
     compressed file is one segment. Never raises BrokenFile: the last segment runs into the break and tells of it.
     """
     start, ordinal = 0, 1
     begun = -1  # offset of the first record of the segment at hand
+    target = most
     if not file.compression:
         try:
-            for piece in pieces(file, window=max(1, min(_SPLIT_WINDOW, target_bytes // 8))):
+            for piece in pieces(file, window=max(1, min(_SPLIT_WINDOW, min(most, least or most) // 8))):
                 if begun == -1:
                     begun = piece.offset
-                if piece.end - begun >= target_bytes:
+                    target = min(most, max(least or most, (file.size - begun) // _PARTS_LEFT))
+                if piece.end - begun >= target:
                     yield Segment(start, piece.end, ordinal)
                     start, begun = piece.end, -1
                     ordinal = piece.next_ordinal

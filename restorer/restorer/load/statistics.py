@@ -1,0 +1,108 @@
+"""What the planner knows of the tables: ANALYZE, where something changed; early where a load is still under way."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg import sql
+
+from restorer.database.connection import Connection
+from restorer.database.relation import of_table
+from restorer.database.session import Session
+from restorer.errors import RestoreError
+from restorer.model import TablePlan
+
+_LOOK_SECONDS = 0.02
+_STOP_SECONDS = 2.5
+
+
+def analyze(conn: Connection, plan: TablePlan, *, untouched: bool = False) -> None:
+    """`untouched`: this run left the table as it was."""
+    if not (untouched and _has_statistics(conn, plan.table.oid)):
+        conn.execute(sql.SQL("ANALYZE {}").format(of_table(plan.table.schema, plan.name).write))
+
+
+def _has_statistics(conn: Connection, oid: int) -> bool:
+    """Of all rows and columns that it has now. (What this session itself changed a moment ago the server may count only later.)"""
+    row = conn.execute(_HAS_STATISTICS, (oid,)).fetchone()
+    return row is not None and bool(row[0])
+
+
+# Of a column that came later there is nothing in pg_stats, nor of one that this role may not read. ALTER TABLE is no change that is
+# counted, nor is what happens to a child or partition.
+_HAS_STATISTICS = """
+SELECT current_setting('track_counts')::bool AND t.n_mod_since_analyze = 0 AND COALESCE(t.last_analyze, t.last_autoanalyze) IS NOT NULL
+  AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = t.relid)
+  AND NOT EXISTS (SELECT FROM pg_statistic_ext WHERE stxrelid = t.relid)
+  AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = t.relid AND indexprs IS NOT NULL)
+  AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.relid AND a.attnum > 0 AND NOT a.attisdropped AND NOT EXISTS (
+      SELECT FROM pg_stats s WHERE s.schemaname = t.schemaname AND s.tablename = t.relname AND s.attname = a.attname))
+FROM pg_stat_all_tables t WHERE t.relid = %s"""
+
+
+class Early:
+    """ANALYZE of one table after the other as soon as it is settled, while its pages are still in the server's memory and the
+    others are loaded: in a thread and a session of its own, from the first such table on. What it does not come to is left
+    for the end; so is everything once there was an error: there it is told if it comes again (and after a crash of the
+    server tables are loaded anew). `untouched`: asks which tables this run left as they were."""
+
+    def __init__(self, session: Session, untouched: Callable[[Connection], set[str]]) -> None:
+        self._session, self._untouched = session.another(), untouched
+        self._queue: queue.SimpleQueue[TablePlan | None] = queue.SimpleQueue()
+        self._done: set[str] = set()
+        self._now = ""  # the table that is under way
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="statistics", daemon=True)
+
+    def settled(self, plans: list[TablePlan]) -> None:
+        """These tables are complete."""
+        if not self._thread.ident:
+            self._thread.start()
+        for plan in plans:
+            self._done.discard(plan.name)
+            self._queue.put(plan)
+
+    def stop(self) -> None:
+        """No other table is begun."""
+        self._over.set()
+        self._queue.put(None)
+
+    def or_now(self, conn: Connection, plan: TablePlan, *, untouched: bool) -> None:
+        """After `stop`: ANALYZE of a table that is not through, nor gets there when waited for."""
+        while self._now == plan.name and self._thread.is_alive():
+            self._thread.join(_LOOK_SECONDS)
+        if plan.name not in self._done:
+            analyze(conn, plan, untouched=untouched)
+
+    def _work(self) -> None:
+        try:
+            while (plan := self._queue.get()) is not None:
+                self._now = plan.name
+                if self._over.is_set():
+                    return
+                conn = self._session.conn
+                analyze(conn, plan, untouched=plan.name in self._untouched(conn))
+                self._done.add(plan.name)
+        except (psycopg.Error, RestoreError):
+            self._done.clear()
+        finally:
+            self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Whatever is still under way is ended."""
+        self.stop()
+        until = time.monotonic() + _STOP_SECONDS
+        while self._thread.is_alive() and time.monotonic() < until:
+            self._session.cancel()
+            self._thread.join(_LOOK_SECONDS)
