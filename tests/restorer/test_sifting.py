@@ -9,6 +9,8 @@ from fix_restore import Restore, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from restorer.load import ladder
+from restorer.load.batch import Outcome
+from restorer.load.experience import Experience, Way
 
 SCHEMA = (
     "CREATE TABLE p (id int PRIMARY KEY)",
@@ -130,6 +132,85 @@ def test_a_probe_and_a_whole_stage_say_the_same(at: Restore, records: list[Any],
         return at.rows(), result.counts(), result.rejects()
 
     assert load(True) == load(False)
+
+
+CYCLES = {
+    "itself": (
+        "CREATE TABLE p (id int PRIMARY KEY)",
+        "INSERT INTO p VALUES (1), (2), (3)",
+        "CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE, up int REFERENCES t, p int REFERENCES p, "
+        "n int NOT NULL DEFAULT 5 CHECK (n < 90), body text)",
+    ),
+    "by its slug": (
+        "CREATE TABLE p (id int PRIMARY KEY)",
+        "INSERT INTO p VALUES (1), (2), (3)",
+        "CREATE TABLE t (id int, slug text PRIMARY KEY, up text, p int REFERENCES p, n int NOT NULL DEFAULT 5 CHECK (n < 90), body text)",
+        "CREATE UNIQUE INDEX ON t (id)",
+        "ALTER TABLE t ADD FOREIGN KEY (up) REFERENCES t (slug)",
+    ),
+    "by another table": (
+        "CREATE TABLE p (id int PRIMARY KEY, back int, body text)",
+        "CREATE TABLE t (id int PRIMARY KEY, slug text UNIQUE, up int REFERENCES p, p int REFERENCES p, "
+        "n int NOT NULL DEFAULT 5 CHECK (n < 90), body text)",
+        "ALTER TABLE p ADD FOREIGN KEY (back) REFERENCES t (id)",
+    ),
+}
+
+
+def _one_of_a_cycle(ups: list[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    row = {
+        "id": st.integers(1, 12), "slug": st.sampled_from([*"abcdefgh", None]), "up": st.sampled_from(ups),
+        "p": st.sampled_from([1, 2, 3, 9, None]), "n": st.sampled_from([1, 2, 3, 95, None, "bad"]), "body": st.sampled_from(["", None]),
+    }  # fmt: skip
+    return st.fixed_dictionaries({"id": row["id"], "up": row["up"]}, optional={k: row[k] for k in ("slug", "p", "n", "body")})
+
+
+@pytest.mark.parametrize("cycle", CYCLES)
+@given(st.sampled_from(["Skip", "Update", "Reject"]), st.data())
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_in_a_cycle_too(at: Restore, cycle: str, policy: str, data: st.DataObject):
+    ups = [*"abcdefghz", None] if cycle == "by its slug" else [*range(1, 14), None]
+    records = data.draw(st.lists(_one_of_a_cycle(ups), min_size=1, max_size=14))
+    backs = data.draw(st.lists(st.integers(1, 14), min_size=4, max_size=4))
+    batch = data.draw(st.sampled_from([2, 5, 100]))
+    first = {"id": 12, "slug": "a", "up": None, "p": None, "n": 2, "body": None}
+
+    def load(sift: bool) -> tuple[Any, ...]:
+        there = "INSERT INTO t (id, slug, n) VALUES (12, 'a', 2), (20, 'h', 7)"
+        at.schema("DROP TABLE IF EXISTS t, p CASCADE", *CYCLES[cycle], there)
+        if cycle == "by another table":
+            at.file("p", [{"id": n, "back": back, "body": ""} for n, back in enumerate(backs, 1)])
+        with pytest.MonkeyPatch.context() as patch:
+            if sift:
+                patch.setattr(Experience, "remember", _sifting)
+            else:
+                patch.setattr(ladder, "probe_columns", lambda _: None)
+            result: Result = at.file("t", [first, *records]).ok(batch=batch, on_conflict=policy)
+        tables = [(name, result.counts(name), result.rejects(name)) for name in sorted(result.tables)]
+        assert at.value("SELECT count(*) FROM dbrestore.waiting_keys") == 0
+        return at.rows(), tables
+
+    assert load(True) == load(False)
+
+
+def _sifting(self: Experience, outcome: Outcome, exact: bool, way: Way, trusting: bool) -> None:
+    """Every batch is tried by a probe, whatever the ones before it were like."""
+    self.way, self.sift_fails = "sift", False
+
+
+def test_rows_of_a_cycle_that_need_not_wait_are_sifted(at: Restore):
+    """Of three records one has no parent, one has it before itself, one has it in the next batch or the one after."""
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, up int REFERENCES t, n int NOT NULL CHECK (n < 90), body text)")
+    ups = [(None, i - 1, min((i + 150) // 3 * 3, 999))[i % 3] for i in range(1000)]
+    bad = set(range(20, 1000, 50))
+    records = [{"id": i, "up": up, "n": 95 if i in bad else 1, "body": "é"} for i, up in enumerate(ups)]
+    result = at.file("t", records).ok(batch=100)
+    orphans = {i for i, up in enumerate(ups) if up in bad} - bad
+    assert orphans
+    assert result.counts() == {"inserted": 1000 - len(bad | orphans), "rejected": len(bad | orphans)}
+    assert sorted(reason for _, reason, _ in result.rejects()) == ["CheckViolation"] * 20 + ["MissingParent"] * len(orphans)
+    by_level = {f.level: f.records for f in result.report.fallback}
+    assert by_level["Exact"] > 600, by_level
 
 
 def test_what_the_server_never_reads_as_it_stands_is_not_tried_each_time(at: Restore):

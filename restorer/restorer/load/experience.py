@@ -18,9 +18,10 @@ class Experience:
     """`way`, `exact`: how the next batch starts. `trusting`: the server is trusted with what it refuses by itself
     (converter.py). `sift_fails`: something that a probe does not see keeps rows out."""
 
-    def __init__(self, *, staged: bool, always_staged: bool, probed: bool) -> None:
-        """`staged`: rows may be there already. `always_staged`: never another way. `probed`: a probe would do."""
-        self._probed = probed
+    def __init__(self, *, staged: bool, always_staged: bool, probed: bool, cyclic: bool = False) -> None:
+        """`staged`: rows may be there already. `always_staged`: never another way. `probed`: a probe would do. `cyclic`: rows
+        are deferred for their parents, which a probe shows, not for their keys."""
+        self._probed, self._cyclic = probed, cyclic
         self._calmest: Way = "stage" if always_staged else "direct"
         self.way: Way = "stage" if staged else self._calmest
         self.exact, self.trusting, self.sift_fails = False, True, False
@@ -50,5 +51,6 @@ class Experience:
         self.way = "stage" if way == "blind" else way
         if self._probed and way in ("sift", "stage"):
             c = outcome.counters
-            crowded = (c.duplicate + c.updated + c.conflict + len(outcome.deferred)) * MOST > c.read
+            contested = 0 if self._cyclic else len(outcome.deferred)
+            crowded = (c.duplicate + c.updated + c.conflict + contested) * MOST > c.read
             self.way = "stage" if crowded or self.sift_fails else "sift"

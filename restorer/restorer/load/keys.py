@@ -143,7 +143,7 @@ class Keyed(Screened):
         return [(o, f) for o, f in found]
 
     def remove(self, ordinals: list[int]) -> None:
-        if len(ordinals) > 1:
+        if len(ordinals) > _FEW:
             self._index()
         if ordinals:
             self._run("DELETE FROM {s} WHERE {ord} = ANY ({which})", which=sql.Literal(ordinals))

@@ -75,15 +75,16 @@ class Ladder:
             plan = keeping(plan)
         self.plan, self.on_conflict, self._explain = plan, on_conflict, explain
         self._always_staged = always_staged or plan.table.rls or plan.table.ruled
-        # Rows of a cycle wait for others of the same batch: only a whole stage shows who waits for whom.
-        self._probe = None if self._always_staged or inner else probe_columns(plan)
+        self._probe = None if self._always_staged else probe_columns(plan)
         self._isolating = any(only_the_server_can_read(c.column.type) for c in plan.columns)
         self.shaper = Shaper(plan, self._probe or ())
         self.merger = Merger(
             plan, relations, on_conflict, inner=inner, home=home, waiting=waiting, origins=origins, explain=explain
         )
         self._target = relations.of(plan.table)
-        self._learnt = Experience(staged=staged, always_staged=self._always_staged, probed=self._probe is not None)
+        self._learnt = Experience(
+            staged=staged, always_staged=self._always_staged, probed=self._probe is not None, cyclic=bool(inner)
+        )
         self._number = 0  # of the stages in this transaction
         self._most = _STAGES
 
@@ -115,7 +116,7 @@ class Ladder:
         learnt = self._learnt
         exact, trusting, way = learnt.exact, learnt.trusting, learnt.way
         if way == "direct" and self.merger.some_wait(conn):
-            way = "stage"
+            way = "stage" if self._probe is None or learnt.sift_fails else "sift"
         deepest, raced = "Copy", False
         while True:
             begin(conn, way != "direct")
@@ -211,8 +212,9 @@ class Ladder:
             if any(stage.shares_key_with([*stages[:n], probe]) for n, stage in enumerate(stages)):
                 raise _Mixed
             apart = probe.colliding()
+            self.merger.set_aside(conn, probe, apart, outcome)
             self.merger.done_with(probe)
-        good = sifted.but(apart | outcome.rejects.keys())
+        good = sifted.but(apart | outcome.rejects.keys() | set(outcome.deferred))
         names = self.shaper.columns
         # What only the server can read went through the probe.
         collided = self._filled(conn, (names, names), [sifted.of(apart)], outcome, False) if apart else None

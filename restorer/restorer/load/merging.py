@@ -168,6 +168,14 @@ class Merger:
         """A plain COPY would not see the keys that waiting rows hold."""
         return bool(self._inner) and self._waiting is not None and self._waiting.any(conn, self.plan.name)
 
+    def set_aside(self, conn: Connection, probe: Stage, apart: Collection[int], outcome: Outcome) -> None:
+        """Those of a probe's rows that have to wait. Rows that are `apart`, and take a way of their own, may turn out not to go
+        in at all: nobody's parent until then."""
+        if self._inner:
+            probe.remove(sorted(apart))
+            self._set_aside(conn, probe, outcome, {})
+            self._held |= outcome.held
+
     def _set_aside(
         self, conn: Connection, stage: Stage, outcome: Outcome, aside: Mapping[int, list[int]]
     ) -> dict[int, list[int]]:
