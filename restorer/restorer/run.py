@@ -169,7 +169,6 @@ class _Execution:
             check_limit(self.spec, read, rejected, final=True)
         except LoadFailed as error:
             return error  # what is committed stays and is reported
-        early.stop()
         self.emit(PhaseChanged("Verifying"))
         self.checks += afterwards.finish(self.session, self.ledger, self.spec, plans, early, hooks)
         if self.session.retrying(bench.tasks.unsettled, what="ledger"):

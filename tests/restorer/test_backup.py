@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import json
 import os
+import signal
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +20,7 @@ from restorer.model import TableFile
 from restorer.source.backup import check_file, differences, find_snapshot, fingerprint, verify_checksums
 from restorer.source.reader import pieces
 from restorer.source.snapshot_names import snapshot_time
+from restorer.source.stream import Source
 
 ROWS = [{"id": 1, "a": "x"}, {"id": 2, "a": "y"}]
 GOOD = json.dumps(ROWS).encode()
@@ -304,6 +307,43 @@ def test_a_manifest_gives_counts_and_checksums(tmp_path: Path, told: Any, name: 
     assert verify_checksums(found) == []
     (folder / "users.json").write_bytes(GOOD.replace(b"x", b"z"))
     assert len(problems := verify_checksums(found)) == 1 and "users.json" in problems[0]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 20])
+def test_every_file_with_a_wrong_checksum_is_told_in_order(tmp_path: Path, at_once: int) -> None:
+    files = {f"t{n}.json": GOOD for n in range(9)}
+    told = json.dumps({"tables": {f"t{n}": {"count": 2, "sha256": SUM} for n in range(9)}}).encode()
+    folder = snapshot(tmp_path, "s", **files, **{"manifest.json": told})
+    found = find_snapshot(folder)
+    assert verify_checksums(found, at_once) == []
+    for n in (7, 2, 5):
+        (folder / f"t{n}.json").write_bytes(GOOD.replace(b"x", b"z"))
+    (folder / "t4.json").unlink()
+    assert [line.split(".json")[0][-2:] for line in verify_checksums(found, at_once)] == ["t2", "t4", "t5", "t7"]
+
+
+def test_an_interruption_does_not_wait_for_the_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = json.dumps({"tables": {f"t{n}": {"count": 2, "sha256": SUM} for n in range(9)}}).encode()
+    found = find_snapshot(snapshot(tmp_path, "s", **{f"t{n}.json": GOOD for n in range(9)}, **{"manifest.json": told}))
+    read = Source.read
+
+    def slow(self: Source, size: int) -> bytes:
+        time.sleep(0.3)
+        return read(self, 1)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Source, "read", slow)
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.4)
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            verify_checksums(found, 2)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 5  # of a minute
 
 
 def test_a_table_of_the_manifest_without_a_file_makes_a_snapshot_incomplete(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from reading import (
     table,
     written,
 )
-from restorer.model import Compression
-from restorer.source.reader import count_records, pieces
+from restorer.model import Compression, Layout
+from restorer.source.reader import count_records, pieces, segments
 
 TRICKY = [
     '},{"id":1',
@@ -128,11 +129,31 @@ def test_reading_goes_on_from_the_end_of_every_piece_of_an_array(
 
 
 @property_settings
-@given(rows=tables, style=st.sampled_from(STYLES), window=windows, target=st.integers(1, 500))
+@given(
+    rows=tables,
+    style=st.sampled_from(STYLES),
+    window=windows,
+    target=st.integers(1, 500),
+    least=st.sampled_from([0, 1, 50, 600]),
+)
 def test_segments_of_an_array_are_the_file(
-    tmp_path: Path, rows: list[Any], style: Callable[[list[Any]], bytes], window: int, target: int
+    tmp_path: Path, rows: list[Any], style: Callable[[list[Any]], bytes], window: int, target: int, least: int
 ) -> None:
-    check_segments(written(tmp_path, style(rows)), target, window)
+    check_segments(written(tmp_path, style(rows)), target, window, least)
+
+
+@pytest.mark.parametrize("layout", ["array", "ndjson"])
+def test_the_last_segments_are_short(tmp_path: Path, layout: Layout) -> None:
+    rows = [row(n) for n in range(20_000)]
+    data = b"\n".join(rows) if layout == "ndjson" else b"[" + b",".join(rows) + b"]"
+    file = written(tmp_path, data, layout)
+    cut = list(segments(file, 64_000, 8_000))
+    sizes = [(s.stop or file.size) - s.start for s in cut]
+    assert cut[0].start == 0 and cut[-1].stop is None
+    assert all(60_000 < size < 68_000 for size in sizes[: file.size // 64_000 - 4])
+    assert sizes[-1] < 12_000 and all(size > 7_000 for size in sizes[:-1])
+    assert all(b < a + 1_500 for a, b in pairwise(sizes))
+    assert len(sizes) < file.size // 64_000 + 16
 
 
 broken_lines = st.sampled_from(

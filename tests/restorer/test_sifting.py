@@ -162,7 +162,9 @@ def _one_of_a_cycle(ups: list[Any]) -> st.SearchStrategy[dict[str, Any]]:
         "id": st.integers(1, 12), "slug": st.sampled_from([*"abcdefgh", None]), "up": st.sampled_from(ups),
         "p": st.sampled_from([1, 2, 3, 9, None]), "n": st.sampled_from([1, 2, 3, 95, None, "bad"]), "body": st.sampled_from(["", None]),
     }  # fmt: skip
-    return st.fixed_dictionaries({"id": row["id"], "up": row["up"]}, optional={k: row[k] for k in ("slug", "p", "n", "body")})
+    return st.fixed_dictionaries(
+        {"id": row["id"], "up": row["up"]}, optional={k: row[k] for k in ("slug", "p", "n", "body")}
+    )
 
 
 @pytest.mark.parametrize("cycle", CYCLES)
@@ -208,7 +210,9 @@ def test_rows_of_a_cycle_that_need_not_wait_are_sifted(at: Restore):
     orphans = {i for i, up in enumerate(ups) if up in bad} - bad
     assert orphans
     assert result.counts() == {"inserted": 1000 - len(bad | orphans), "rejected": len(bad | orphans)}
-    assert sorted(reason for _, reason, _ in result.rejects()) == ["CheckViolation"] * 20 + ["MissingParent"] * len(orphans)
+    assert sorted(reason for _, reason, _ in result.rejects()) == ["CheckViolation"] * 20 + ["MissingParent"] * len(
+        orphans
+    )
     by_level = {f.level: f.records for f in result.report.fallback}
     assert by_level["Exact"] > 600, by_level
 

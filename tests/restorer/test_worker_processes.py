@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +15,9 @@ import pytest
 from command import COMMAND, restorer
 from fix_restore import Restore
 from restorer.events import AnyEvent, Warned
+from restorer.load.pool import Pool
 from restorer.load.process import Forked, Process, spares, start
+from restorer.load.worker import Context
 from restorer.run import Request, execute
 from restorer.spec import RestoreSpec
 
@@ -89,6 +92,37 @@ def test_workers_that_the_system_does_not_let_start_are_told_with_the_remedy(at:
     assert end.code == 1
     assert end.err.startswith(words) and end.err.count("\n") == 1, end.err
     assert at.value("SELECT to_regnamespace('dbrestore')") is None
+
+
+def test_nobody_waits_who_could_be_woken(at: Restore) -> None:
+    """Neither a worker for a table whose parents are settled now, nor the leader for a worker that is through with a task."""
+    at.schema(
+        "CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE b (id int PRIMARY KEY REFERENCES a)",
+        "CREATE TABLE c (id int PRIMARY KEY REFERENCES b)", "CREATE TABLE d (id int PRIMARY KEY REFERENCES c)",
+    )  # fmt: skip
+    for name in "abcd":
+        at.file(name, [{"id": n} for n in range(100)])
+    patient = (
+        sys.executable, "-P", "-c", "import sys, restorer.load.leader as l, restorer.load.worker as w; "
+        "l.LOOK_SECONDS = w.IDLE_SECONDS = 60; from restorer.cli import main; sys.exit(main())",
+    )  # fmt: skip
+    end = restorer("run", "--backup", at.root, "--dsn", at.dsn, "--workers", 2, command=patient, seconds=50)
+    assert end.code == 0, end.err
+    assert at.value("SELECT count(*) FROM d") == 100
+
+
+def test_a_worker_that_is_stopped_does_not_stop_its_parent(at: Restore) -> None:
+    """Its pipe is full one day: `wake` must not wait for room in it."""
+    process = Forked([])
+    try:
+        pool = Pool(Context("", "r", {}, (), ""), 1, lambda _: None, [process])
+        os.kill(process.pid, signal.SIGSTOP)
+        for _ in range(200_000):
+            pool.wake()
+    finally:
+        process.kill()
+        process.wait()
+    pool.wake()  # nor is it an error when it is gone
 
 
 def test_no_fork_beside_a_thread() -> None:

@@ -12,7 +12,7 @@ from restorer.database.ledger import Ledger
 from restorer.database.session import Session
 from restorer.load import compare
 from restorer.load.leader import worker_processes
-from restorer.load.statistics import Early
+from restorer.load.statistics import Early, analyze
 from restorer.model import TablePlan
 from restorer.report import Check
 from restorer.spec import RestoreSpec
@@ -31,19 +31,17 @@ def finish(
 ) -> list[Check]:
     """Sequences, ANALYZE, hooks, checks, as far as the spec asks for them. `early`: what was done of the second
     during the load. `hooks`: runs the hooks after a restore. -> what the checks found"""
-    steps, found = Steps(), list[Check]()
+    if spec.mode == "DryRun":
+        return []
     if spec.mode == "VerifyOnly":
         found = session.retrying(lambda conn: _compared(conn, ledger, spec, plans), what="verification")
-    if spec.mode == "Apply":
-        _advance_sequences(session, plans)
-        steps = _statistics(session, ledger, spec, plans, early)
-        if spec.hooks.post_restore:
-            _done(session, spec, steps)
-            steps = []
-            hooks()
-    if spec.mode != "DryRun":
-        found += _done(session, spec, steps + _checks(session, ledger, spec, plans))
-    return found
+        return found + _done(session, spec, _checks(session, ledger, spec, plans))
+    _advance_sequences(session, plans)
+    if not spec.hooks.post_restore:
+        return _analyzed(session, ledger, spec, plans, early, _checks(session, ledger, spec, plans))
+    _analyzed(session, ledger, spec, plans, early, [])
+    hooks()
+    return _done(session, spec, _checks(session, ledger, spec, plans))
 
 
 def untouched(conn: Connection, ledger: Ledger, spec: RestoreSpec) -> set[str]:
@@ -64,11 +62,20 @@ def _advance_sequences(session: Session, plans: Plans) -> None:
         session.retrying(step, what=f"sequence {sequence}")
 
 
-def _statistics(session: Session, ledger: Ledger, spec: RestoreSpec, plans: Plans, early: Early) -> Steps:
-    """For the planner, where something changed; the largest table first, so that no session is left with it at the end."""
+def _analyzed(
+    session: Session, ledger: Ledger, spec: RestoreSpec, plans: Plans, early: Early, checks: Steps
+) -> list[Check]:
+    """Gives the planner its statistics, where something changed, with the `checks` beside that. -> what they found"""
     same = session.retrying(lambda conn: untouched(conn, ledger, spec), what="statistics")
-    largest = sorted(plans, key=lambda p: -p.file.stream_bytes)
-    return [(f"ANALYZE {p.name}", partial(early.or_now, plan=p, untouched=p.name in same)) for p in largest]
+    # The largest first, so that no session is left with it at the end.
+    steps = {
+        p.name: (f"ANALYZE {p.name}", partial(analyze, plan=p, untouched=p.name in same))
+        for p in sorted(plans, key=lambda p: -p.file.stream_bytes)
+    }
+    begun = early.stop()
+    found = _done(session, spec, [step for name, step in steps.items() if name not in begun] + checks)
+    _done(session, spec, [steps[name] for name in early.missed(begun)])
+    return found
 
 
 def _checks(session: Session, ledger: Ledger, spec: RestoreSpec, plans: Plans) -> Steps:

@@ -9,13 +9,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-import psycopg
 from psycopg import sql
 
 from restorer.database.connection import Connection
 from restorer.database.relation import of_table
 from restorer.database.session import Session
-from restorer.errors import RestoreError
 from restorer.model import TablePlan
 
 _LOOK_SECONDS = 0.02
@@ -56,43 +54,46 @@ class Early:
         self._session, self._untouched = session.another(), untouched
         self._queue: queue.SimpleQueue[TablePlan | None] = queue.SimpleQueue()
         self._done: set[str] = set()
-        self._now = ""  # the table that is under way
+        self._now: set[str] = set()  # the table that is under way
         self._over = threading.Event()
+        self._idle = threading.Event()  # of a thread whose join was interrupted Python believes that it has ended
+        self._idle.set()
         self._thread = threading.Thread(target=self._work, name="statistics", daemon=True)
 
     def settled(self, plans: list[TablePlan]) -> None:
         """These tables are complete."""
         if not self._thread.ident:
+            self._idle.clear()
             self._thread.start()
         for plan in plans:
             self._done.discard(plan.name)
             self._queue.put(plan)
 
-    def stop(self) -> None:
-        """No other table is begun."""
+    def stop(self) -> frozenset[str]:
+        """No other table is begun. -> those that are through, and the one that is under way"""
         self._over.set()
         self._queue.put(None)
+        return frozenset(self._done | self._now)
 
-    def or_now(self, conn: Connection, plan: TablePlan, *, untouched: bool) -> None:
-        """After `stop`: ANALYZE of a table that is not through, nor gets there when waited for."""
-        while self._now == plan.name and self._thread.is_alive():
-            self._thread.join(_LOOK_SECONDS)
-        if plan.name not in self._done:
-            analyze(conn, plan, untouched=untouched)
+    def missed(self, begun: frozenset[str]) -> frozenset[str]:
+        """Waits for the one that is under way. -> those of `begun` that are not through after all"""
+        self._idle.wait()
+        return begun - self._done
 
     def _work(self) -> None:
         try:
             while (plan := self._queue.get()) is not None:
-                self._now = plan.name
+                self._now = {plan.name}
                 if self._over.is_set():
                     return
                 conn = self._session.conn
                 analyze(conn, plan, untouched=plan.name in self._untouched(conn))
                 self._done.add(plan.name)
-        except (psycopg.Error, RestoreError):
+        except Exception:  # whatever it is
             self._done.clear()
         finally:
             self._session.close()
+            self._idle.set()
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +104,5 @@ class Early:
         """Whatever is still under way is ended."""
         self.stop()
         until = time.monotonic() + _STOP_SECONDS
-        while self._thread.is_alive() and time.monotonic() < until:
+        while not self._idle.wait(_LOOK_SECONDS) and time.monotonic() < until:
             self._session.cancel()
-            self._thread.join(_LOOK_SECONDS)

@@ -1,0 +1,150 @@
+"""ANALYZE of a table as soon as it is settled, beside the rest of the load; nothing is lost where that goes wrong."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from command import Started, write_backup
+from fix_restore import Restore
+from restorer.database.connection import Connection
+from restorer.events import AnyEvent, PhaseChanged, TableChanged
+from restorer.load import afterwards, statistics
+from restorer.model import TablePlan
+
+FAMILY = (
+    "CREATE TABLE p (id int PRIMARY KEY, n int)",
+    "CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES p)",
+)
+
+
+@pytest.fixture
+def family(at: Restore) -> Restore:
+    at.schema(*FAMILY)
+    at.file("p", [{"id": i, "n": i % 7} for i in range(300)])
+    return at.file("t", [{"id": i, "p": i % 300} for i in range(600)])
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tables whose statistics are made, and the phases, as they come."""
+    found: list[str] = []
+    analyze = statistics.analyze
+
+    def noted(conn: Connection, plan: TablePlan, *, untouched: bool = False) -> None:
+        found.append(plan.name)
+        analyze(conn, plan, untouched=untouched)
+
+    for module in (statistics, afterwards):
+        monkeypatch.setattr(module, "analyze", noted)
+    return found
+
+
+def slowly(seen: list[str], p: str = "p") -> Callable[[AnyEvent], None]:
+    """Hears the first table's end only when its statistics were begun, or so they ought to have been; notes phases in `seen`."""
+
+    def emit(event: AnyEvent) -> None:
+        if isinstance(event, PhaseChanged):
+            seen.append(event.phase)
+        if event == TableChanged("t", "Loading"):
+            until = time.monotonic() + 5
+            while p not in seen and time.monotonic() < until:
+                time.sleep(0.01)
+
+    return emit
+
+
+def test_parents_have_theirs_while_children_are_loaded(family: Restore, seen: list[str]):
+    family.ok(load={"workers": 2}, emit=slowly(seen))
+    assert seen.index("Loading") < seen.index("p") < seen.index("Verifying")
+    assert sorted(name for name in seen if len(name) == 1) == ["p", "t"]  # none of them twice
+    assert family.value("SELECT count(*) FROM pg_stats WHERE schemaname = 'public'") == 4
+    assert family.value("SELECT reltuples FROM pg_class WHERE oid = 't'::regclass") == 600
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_at_the_end_where_a_trigger_may_change_them_later(family: Restore, seen: list[str], workers: int):
+    family.schema(
+        "CREATE FUNCTION count_up() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN UPDATE p SET n = 77 WHERE id = NEW.p; RETURN NULL; END'",
+        "CREATE TRIGGER c AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION count_up()",
+    )
+    family.ok(load={"workers": workers}, emit=slowly(seen, "Verifying"))
+    assert seen.index("Verifying") < seen.index("p")
+    assert family.value("SELECT most_common_vals::text FROM pg_stats WHERE tablename = 'p' AND attname = 'n'") == "{77}"
+
+
+def test_what_failed_is_done_at_the_end(family: Restore, seen: list[str], monkeypatch: pytest.MonkeyPatch):
+    analyze, failed = statistics.analyze, list[str]()
+
+    def once(conn: Connection, plan: TablePlan, *, untouched: bool = False) -> None:
+        if not failed:
+            failed.append(plan.name)
+            conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        analyze(conn, plan, untouched=untouched)
+
+    monkeypatch.setattr(statistics, "analyze", once)
+    family.ok(load={"workers": 2})
+    assert failed == ["p"]
+    assert sorted(seen) == ["p", "t"]
+    assert family.value("SELECT count(*) FROM pg_stats WHERE schemaname = 'public'") == 4
+
+
+class Locked:
+    """A load by two workers whose ANALYZE of table t waits for somebody's lock."""
+
+    def __init__(self, dsn: str, folder: Path) -> None:
+        self.dsn = dsn
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute("CREATE TABLE t (id int PRIMARY KEY)")
+        backup = write_backup(folder, t=[{"id": i} for i in range(1000)])
+        self.holder = psycopg.connect(dsn)
+        self.holder.execute("LOCK TABLE t IN SHARE UPDATE EXCLUSIVE MODE")  # COPY goes on
+        self.started = Started("run", "--backup", backup, "--dsn", dsn, "--name", "locked", "--workers", 2, "--json")
+        self.started.until(lambda: self.waiting() == 1)
+
+    def waiting(self) -> int:
+        with psycopg.connect(self.dsn) as conn:
+            row = conn.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'ANALYZE%' AND state = 'active'"
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def close(self) -> None:
+        self.holder.close()
+        self.started.close()
+
+
+@pytest.fixture
+def locked(dsn: str, tmp_path: Path) -> Iterator[Locked]:
+    made = Locked(dsn, tmp_path)
+    yield made
+    made.close()
+
+
+def test_one_that_is_under_way_at_the_end_is_waited_for(locked: Locked):
+    locked.started.until_said('"Verifying"')
+    time.sleep(0.3)
+    assert locked.waiting() == 1  # not begun a second time
+    locked.holder.rollback()
+    ended = locked.started.end()
+    assert ended.code == 0, ended.err
+    report: dict[str, Any] = ended.report
+    assert all(check["passed"] for check in report["verification"])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_it_does_not_keep_a_run_from_stopping(locked: Locked, seconds: float):
+    locked.started.until_said('"Verifying"')
+    time.sleep(seconds)  # beside the checks, or when they are through
+    locked.started.send(signal.SIGTERM)
+    assert locked.started.end(10).code == 143
+    until = time.monotonic() + 2
+    while locked.waiting():
+        assert time.monotonic() < until
+        time.sleep(0.05)
