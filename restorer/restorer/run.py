@@ -161,7 +161,7 @@ class _Execution:
     ) -> RestoreError | None:
         leader = Leader(bench, plans, self._still_ours, self.spares)
         # Nothing that comes later changes a table that is settled, but for triggers.
-        if worker_processes(self.spec) and all(p.table.undoable and not p.table.triggers for p in plans):
+        if self.spec.mode == "Apply" and all(p.table.undoable and not p.table.triggers for p in plans):
             leader.on_settled = early.settled
         try:
             leader.load()

@@ -59,8 +59,9 @@ def slowly(seen: list[str], p: str = "p") -> Callable[[AnyEvent], None]:
     return emit
 
 
-def test_parents_have_theirs_while_children_are_loaded(family: Restore, seen: list[str]):
-    family.ok(load={"workers": 2}, emit=slowly(seen))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_parents_have_theirs_while_children_are_loaded(family: Restore, seen: list[str], workers: int):
+    family.ok(load={"workers": workers}, emit=slowly(seen))
     assert seen.index("Loading") < seen.index("p") < seen.index("Verifying")
     assert sorted(name for name in seen if len(name) == 1) == ["p", "t"]  # none of them twice
     assert family.value("SELECT count(*) FROM pg_stats WHERE schemaname = 'public'") == 4

@@ -107,7 +107,7 @@ CREATE INDEX IF NOT EXISTS rejects_run ON {schema}.rejects (run, table_name, ord
 -- Records that wait: for parents in the same cycle of foreign keys, or, in a file that is loaded in segments, until it is
 -- known which of several records with one key comes first. Empty again when the table is settled.
 CREATE TABLE IF NOT EXISTS {schema}.deferred (
-    run         text NOT NULL REFERENCES {schema}.runs ON DELETE CASCADE,
+    run         text NOT NULL,
     task        bigint NOT NULL REFERENCES {schema}.tasks ON DELETE CASCADE,
     table_name  text NOT NULL,
     ordinal     bigint NOT NULL,
