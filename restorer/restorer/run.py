@@ -1,8 +1,8 @@
 """A run from its first connection to its report. The order of things, and nothing else: every step has its own module.
 
 connect -> ledger: finished? -> snapshot (pinned) -> preflight -> target, heartbeat -> start or resume -> hooks
--> cleanup -> load (workers, settling) -> sequences, ANALYZE -> hooks -> verify -> report, in the ledger and to whoever
-listens
+-> cleanup -> load (workers, settling, ANALYZE) -> sequences, the ANALYZEs that are left -> hooks -> verify -> report, in the
+ledger and to whoever listens
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class _Execution:
         self, bench: Workbench, plans: tuple[TablePlan, ...], early: Early, hooks: Callable[[], None]
     ) -> RestoreError | None:
         leader = Leader(bench, plans, self._still_ours, self.spares)
-        # Nothing that comes later changes a table that is settled, but for triggers.
+        # Nothing that comes later changes a table that is settled, but for triggers (and rules, also of partitions).
         if self.spec.mode == "Apply" and all(p.table.undoable and not p.table.triggers for p in plans):
             leader.on_settled = early.settled
         try:

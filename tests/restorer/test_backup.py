@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -320,6 +321,20 @@ def test_every_file_with_a_wrong_checksum_is_told_in_order(tmp_path: Path, at_on
         (folder / f"t{n}.json").write_bytes(GOOD.replace(b"x", b"z"))
     (folder / "t4.json").unlink()
     assert [line.split(".json")[0][-2:] for line in verify_checksums(found, at_once)] == ["t2", "t4", "t5", "t7"]
+
+
+def test_where_no_thread_can_be_started_one_is_made_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = json.dumps({"tables": {f"t{n}": {"count": 2, "sha256": SUM} for n in range(3)}}).encode()
+    found = find_snapshot(snapshot(tmp_path, "s", **{f"t{n}.json": GOOD for n in range(3)}, **{"manifest.json": told}))
+    Path(found.files[1].path).write_bytes(GOOD.replace(b"x", b"z"))
+
+    def none_left(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    assert ["t1.json" in line for line in verify_checksums(found, 3)] == [True]
 
 
 def test_an_interruption_does_not_wait_for_the_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +94,40 @@ def test_what_failed_is_done_at_the_end(family: Restore, seen: list[str], monkey
     assert failed == ["p"]
     assert sorted(seen) == ["p", "t"]
     assert family.value("SELECT count(*) FROM pg_stats WHERE schemaname = 'public'") == 4
+
+
+def test_no_thread_to_be_had_for_it(family: Restore, seen: list[str], monkeypatch: pytest.MonkeyPatch):
+    start = threading.Thread.start
+
+    def none_left(self: threading.Thread) -> None:
+        if self.name == "statistics":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    family.ok(load={"workers": 2}, emit=slowly(seen, "Verifying"))
+    assert seen.index("Verifying") < seen.index("p")
+    assert sorted(name for name in seen if len(name) == 1) == ["p", "t"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_the_server_counts_afterwards_is_what_is_there(family: Restore, workers: int):
+    """What a session has written counts a second later, and on top, where an ANALYZE of another one has counted it already."""
+    if family.db.info.server_version < 150000:
+        pytest.skip("the statistics collector tells when it likes")
+    family.schema("CREATE TABLE c (id int PRIMARY KEY, up int REFERENCES c)")
+    family.file("c", [{"id": i, "up": 299 - i} for i in range(300)])
+    family.ok(load={"workers": workers})
+    family.db.execute("SELECT pg_stat_clear_snapshot()")
+    asked = "SELECT relname, n_live_tup, n_mod_since_analyze FROM pg_stat_user_tables WHERE schemaname = 'public' ORDER BY 1"
+    assert family.rows(asked) == [("c", 300, 0), ("p", 300, 0), ("t", 600, 0)]
+
+
+def test_a_query_of_the_spec_finds_the_statistics(family: Restore):
+    family.schema("CREATE VIEW known AS SELECT count(*) FROM pg_stats WHERE schemaname = 'public'")
+    query = {"name": "q", "sql": "SELECT count FROM known", "expect": "4"}
+    result = family.run(load={"workers": 2}, verification={"queries": [query]})
+    assert result.error is None, result.check("query q")
 
 
 class Locked:

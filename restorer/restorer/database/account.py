@@ -57,6 +57,17 @@ def accounts(conn: Connection, ledger: Ledger) -> list[TableAccount]:
     return found
 
 
+def wrote(conn: Connection, ledger: Ledger, table: str) -> bool:
+    """Whether the run put rows into the table, or changed some."""
+    row = conn.execute(
+        ledger.q(
+            "SELECT EXISTS (SELECT FROM {tasks} WHERE run = %s AND table_name = %s AND (inserted > 0 OR updated > 0))"
+        ),
+        (ledger.run, table),
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
 def fallback(conn: Connection, ledger: Ledger) -> list[FallbackLevel]:
     """How much went through each rung, over all attempts."""
     batches: dict[str, int] = {}

@@ -17,6 +17,7 @@ from restorer.events import Emit, Retried
 from restorer.spec import Retry
 
 T = TypeVar("T")
+_CANCEL_SECONDS = 1.0  # for a server that does not answer
 AGAIN = "start the same command again when the database is well"
 
 # What a value means must not depend on the role's or the database's settings. Nothing here outlives the transaction, so
@@ -66,7 +67,7 @@ class Session:
         self._cancelled.set()
         if self._conn is not None and not self._conn.closed:
             with contextlib.suppress(psycopg.Error):
-                self._conn.cancel()
+                self._conn.cancel_safe(timeout=_CANCEL_SECONDS)
 
     def close(self) -> None:
         if self._conn is not None:

@@ -22,7 +22,7 @@ Ask = Callable[[Connection], Check]
 
 
 def checks(spec: RestoreSpec, plans: tuple[TablePlan, ...], accounts: dict[str, TableAccount]) -> list[Ask]:
-    """All checks that the spec asks for, each by itself. `accounts`: what the ledger says of each table."""
+    """All checks that the spec asks for but its queries, each by itself. `accounts`: what the ledger says of each table."""
     asked, found = spec.verification, list[Ask]()
     for plan in plans:
         account = accounts[plan.name]
@@ -38,8 +38,12 @@ def checks(spec: RestoreSpec, plans: tuple[TablePlan, ...], accounts: dict[str, 
     if asked.sequences:
         found += [partial(_sequence, plan=p, column=column, sequence=name) for p, column, name in owned(plans)]
     found += [partial(_not_null, schema=spec.target.schema_, name=name) for name in asked.not_null]
-    found += [partial(_query, name=q.name, text=q.sql, expect=q.expect) for q in asked.queries]
     return found
+
+
+def queries(spec: RestoreSpec) -> list[Ask]:
+    """The queries that the spec asks for."""
+    return [partial(_query, name=q.name, text=q.sql, expect=q.expect) for q in spec.verification.queries]
 
 
 def _known(check: str, table: str, expected: int, actual: int) -> Ask:

@@ -35,20 +35,21 @@ def finish(
         return []
     if spec.mode == "VerifyOnly":
         found = session.retrying(lambda conn: _compared(conn, ledger, spec, plans), what="verification")
-        return found + _done(session, spec, _checks(session, ledger, spec, plans))
+        return found + _done(session, spec, _checks(session, ledger, spec, plans) + _queries(spec))
     _advance_sequences(session, plans)
     if not spec.hooks.post_restore:
-        return _analyzed(session, ledger, spec, plans, early, _checks(session, ledger, spec, plans))
+        found = _analyzed(session, ledger, spec, plans, early, _checks(session, ledger, spec, plans))
+        return found + _done(session, spec, _queries(spec))
     _analyzed(session, ledger, spec, plans, early, [])
     hooks()
-    return _done(session, spec, _checks(session, ledger, spec, plans))
+    return _done(session, spec, _checks(session, ledger, spec, plans) + _queries(spec))
 
 
-def untouched(conn: Connection, ledger: Ledger, spec: RestoreSpec) -> set[str]:
-    """The tables that this run left as they were."""
+def untouched(conn: Connection, table: str, *, ledger: Ledger, spec: RestoreSpec) -> bool:
+    """Whether this run left the table as it was."""
     if spec.cleanup in ("Truncate", "Delete") or spec.hooks.pre_restore:
-        return set()
-    return {a.name for a in account.accounts(conn, ledger) if not a.inserted and not a.updated}
+        return False
+    return not account.wrote(conn, ledger, table)
 
 
 def _advance_sequences(session: Session, plans: Plans) -> None:
@@ -66,10 +67,9 @@ def _analyzed(
     session: Session, ledger: Ledger, spec: RestoreSpec, plans: Plans, early: Early, checks: Steps
 ) -> list[Check]:
     """Gives the planner its statistics, where something changed, with the `checks` beside that. -> what they found"""
-    same = session.retrying(lambda conn: untouched(conn, ledger, spec), what="statistics")
     # The largest first, so that no session is left with it at the end.
-    steps = {
-        p.name: (f"ANALYZE {p.name}", partial(analyze, plan=p, untouched=p.name in same))
+    steps: dict[str, Step[Check | None]] = {
+        p.name: (f"ANALYZE {p.name}", partial(_analyze, plan=p, ledger=ledger, spec=spec))
         for p in sorted(plans, key=lambda p: -p.file.stream_bytes)
     }
     begun = early.stop()
@@ -78,10 +78,19 @@ def _analyzed(
     return found
 
 
+def _analyze(conn: Connection, plan: TablePlan, ledger: Ledger, spec: RestoreSpec) -> None:
+    analyze(conn, plan, untouched=untouched(conn, plan.name, ledger=ledger, spec=spec))
+
+
 def _checks(session: Session, ledger: Ledger, spec: RestoreSpec, plans: Plans) -> Steps:
-    """In the order of the spec."""
+    """Those that need no statistics: they read tables from end to end."""
     known = session.retrying(lambda conn: account.accounts(conn, ledger), what="verification")
     return [("verification", ask) for ask in verify.checks(spec, plans, {a.name: a for a in known})]
+
+
+def _queries(spec: RestoreSpec) -> Steps:
+    """Those of the spec, which may go by the planner's statistics."""
+    return [("verification", ask) for ask in verify.queries(spec)]
 
 
 def _compared(conn: Connection, ledger: Ledger, spec: RestoreSpec, plans: Plans) -> list[Check]:

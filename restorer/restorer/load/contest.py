@@ -33,9 +33,14 @@ def orderly(plan: TablePlan) -> bool:
         and not plan.cyclic
         and table.undoable
         and not (table.exclusions or table.rls)
-        and all(_seen(unique, table, planned) for unique in table.uniques)
+        and all_seen(plan)
         and {"SELECT", "DELETE"} <= set(table.privileges)
     )
+
+
+def all_seen(plan: TablePlan) -> bool:
+    """Whether set queries see the value of every key that a record's row will have."""
+    return all(_seen(unique, plan.table, tuple(c.column.name for c in plan.columns)) for unique in plan.table.uniques)
 
 
 def _seen(unique: Unique, table: Table, planned: tuple[str, ...]) -> bool:

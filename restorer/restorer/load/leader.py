@@ -17,6 +17,7 @@ from restorer.load.contest import orderly
 from restorer.load.pool import Pool
 from restorer.load.process import Process
 from restorer.load.settle import Settler
+from restorer.load.statistics import told
 from restorer.load.worker import IDLE_SECONDS, Context, Workbench
 from restorer.model import TablePlan
 from restorer.source import reader
@@ -27,7 +28,7 @@ Settle = Callable[[], bool]
 LOOK_SECONDS = 0.05  # between two looks at the workers
 LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end
 # Bytes of a file that one task covers, when there are several workers, and at its end. A file that a killed process cut half is cut
-# again from its beginning, at the same places: so this does not change between two versions that may work on one run.
+# again from its beginning, and must be cut at the same places: neither of these may change between versions that work on one run.
 SEGMENT, LAST_SEGMENT = 32 << 20, 4 << 20
 
 
@@ -87,6 +88,7 @@ class Leader:
             ready = [g for g in groups.values() if all(open_tables.get(p.name, False) for p in g)]
             for group in ready:
                 settler.settle(group)
+                self._retrying(told, what="statistics")
                 self.on_settled(group)
             return bool(ready)
 

@@ -18,6 +18,15 @@ from restorer.model import TablePlan
 
 _LOOK_SECONDS = 0.02
 _STOP_SECONDS = 2.5
+_TELLS_AT_ONCE = 150000
+_TELLING_SECONDS = 0.6  # an older server hears of a session's rows twice a second
+
+
+def told(conn: Connection) -> None:
+    """What this session has written counts from here on. By itself it tells the server once in a second at most, and what it
+    tells after an ANALYZE would count as new (PostgreSQL documentation, "The Cumulative Statistics System"; since 15)."""
+    if conn.info.server_version >= _TELLS_AT_ONCE:
+        conn.execute("SELECT pg_stat_force_next_flush()")
 
 
 def analyze(conn: Connection, plan: TablePlan, *, untouched: bool = False) -> None:
@@ -48,9 +57,9 @@ class Early:
     """ANALYZE of one table after the other as soon as it is settled, while its pages are still in the server's memory and the
     others are loaded: in a thread and a session of its own, from the first such table on. What it does not come to is left
     for the end; so is everything once there was an error: there it is told if it comes again (and after a crash of the
-    server tables are loaded anew). `untouched`: asks which tables this run left as they were."""
+    server tables are loaded anew). `untouched`: asks whether this run left a table as it was."""
 
-    def __init__(self, session: Session, untouched: Callable[[Connection], set[str]]) -> None:
+    def __init__(self, session: Session, untouched: Callable[[Connection, str], bool]) -> None:
         self._session, self._untouched = session.another(), untouched
         self._queue: queue.SimpleQueue[TablePlan | None] = queue.SimpleQueue()
         self._done: set[str] = set()
@@ -62,9 +71,13 @@ class Early:
 
     def settled(self, plans: list[TablePlan]) -> None:
         """These tables are complete."""
-        if not self._thread.ident:
+        if not self._thread.ident and not self._over.is_set():
             self._idle.clear()
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # the system lets no more threads start
+                self._idle.set()
+                self._over.set()
         for plan in plans:
             self._done.discard(plan.name)
             self._queue.put(plan)
@@ -83,11 +96,13 @@ class Early:
     def _work(self) -> None:
         try:
             while (plan := self._queue.get()) is not None:
+                conn = self._session.conn
+                if conn.info.server_version < _TELLS_AT_ONCE:
+                    self._over.wait(_TELLING_SECONDS)
                 self._now = {plan.name}
                 if self._over.is_set():
                     return
-                conn = self._session.conn
-                analyze(conn, plan, untouched=plan.name in self._untouched(conn))
+                analyze(conn, plan, untouched=self._untouched(conn, plan.name))
                 self._done.add(plan.name)
         except Exception:  # whatever it is
             self._done.clear()

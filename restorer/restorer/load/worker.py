@@ -31,6 +31,7 @@ from restorer.errors import Interrupted, RestoreError, Unavailable
 from restorer.events import AnyEvent, Emit, Failed, TaskDone
 from restorer.load.heartbeat import Heartbeat
 from restorer.load.ladder import Ladder
+from restorer.load.statistics import told
 from restorer.load.task_loader import Lost, TaskLoader, explainer
 from restorer.model import TablePlan
 from restorer.spec import RestoreSpec
@@ -116,6 +117,7 @@ class Workbench:
         self._last = loader
         try:
             loader.load(task)
+            self.session.retrying(told, what="statistics")
         except Lost:
             time.sleep(IDLE_SECONDS)  # somebody else went on with it; the next claim sees how things are
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -60,15 +61,16 @@ def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
 def verify_checksums(snapshot: Snapshot, at_once: int = 1) -> list[str]:
     """Reads every file that the manifest has a SHA-256 for (of the file as it is on disk, or of what it holds
     decompressed), `at_once` of them at the same time. One line for each that differs; [] when all agree."""
-    compressions = {f.path: f.compression for f in snapshot.files}
-    over = threading.Event()
-    with ThreadPoolExecutor(at_once) as threads:
-        try:
-            check = partial(_checksum_problem, compressions=compressions, over=over)
-            return [line for line in threads.map(check, sorted(snapshot.checksums.items())) if line]
-        except BaseException:  # an interruption must not wait for the files
-            over.set()
-            raise
+    over, given = threading.Event(), sorted(snapshot.checksums.items())
+    check = partial(_checksum_problem, compressions={f.path: f.compression for f in snapshot.files}, over=over)
+    if at_once > 1:
+        with contextlib.suppress(RuntimeError), ThreadPoolExecutor(at_once) as threads:  # no more threads to be had
+            try:
+                return [line for line in threads.map(check, given) if line]
+            finally:
+                over.set()  # an interruption must not wait for the files
+        over.clear()
+    return [line for line in map(check, given) if line]
 
 
 def _checksum_problem(
