@@ -117,7 +117,7 @@ def test_what_the_server_counts_afterwards_is_what_is_there(family: Restore, wor
         pytest.skip("the statistics collector tells when it likes")
     family.schema("CREATE TABLE c (id int PRIMARY KEY, up int REFERENCES c)")
     family.file("c", [{"id": i, "up": 299 - i} for i in range(300)])
-    family.ok(load={"workers": workers})
+    family.ok(load={"workers": workers, "batch_rows": 50})
     family.db.execute("SELECT pg_stat_clear_snapshot()")
     asked = "SELECT relname, n_live_tup, n_mod_since_analyze FROM pg_stat_user_tables WHERE schemaname = 'public' ORDER BY 1"
     assert family.rows(asked) == [("c", 300, 0), ("p", 300, 0), ("t", 600, 0)]
