@@ -126,11 +126,12 @@ class Benchmarks:
         if not self._large:
             return
         records = self._bench.records * 10
-        case, size = self._bench.lms(records, 1, 2)
-        self._turns([case], 1)
-        what = f"{records:,} records in 24 tables, {size / 1e9:.2f} GB, 2 workers"
-        note = f"{size / records:.0f} bytes a record, some files compressed, 1 % bad"
-        self.figures.append(Figure(what, f"{case.samples[0].wall:.0f} s", "150 s", "100 s", note))
+        for bad in (0, 1):
+            case, size = self._bench.lms(records, bad, 2)
+            self._turns([case], 1)
+            what = f"{records:,} records in 24 tables, {size / 1e9:.2f} GB, 2 workers"
+            note = f"{size / records:.0f} bytes a record, some files compressed, {bad} % bad"
+            self.figures.append(Figure(what, f"{case.samples[0].wall:.0f} s", "150 s", "100 s", note))
 
     def _stages(self) -> None:
         say("the stages by themselves")
