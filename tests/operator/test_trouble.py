@@ -47,6 +47,7 @@ def test_a_deadline_ends_a_run_that_is_suspended(world: World) -> None:
     assert world.condition("Succeeded")["reason"] == "DeadlineExceeded"
 
 
+@pytest.mark.slow  # it waits for the operator's looks
 def test_a_quota_of_jobs_is_said_within_30_seconds_and_heals(world: World) -> None:
     quotas = f"/api/v1/namespaces/{world.namespace}/resourcequotas"
     none = {"count/jobs.batch": "0"}
@@ -85,19 +86,27 @@ def test_a_missing_claim_is_said_from_the_pods_condition_and_heals(world: World)
     ("reason", "message", "said", "words"),
     [
         ("FailedScheduling", UNBOUND, "ClaimMissing", ["spec.source.persistentVolumeClaim"]),
-        ("FailedScheduling", "0/3 nodes are available: 3 Insufficient cpu.", "Unschedulable", ["spec.jobTemplate"]),
-        (
+        ("FailedMount", 'MountVolume.SetUp failed for volume "ca" : secret "pg-ca" not found', "SecretMissing", ["create it"]),
+        pytest.param(
+            "FailedScheduling",
+            "0/3 nodes are available: 3 Insufficient cpu.",
+            "Unschedulable",
+            ["spec.jobTemplate"],
+            marks=pytest.mark.slow,  # as the others: five seconds between two looks
+        ),
+        pytest.param(
             "FailedScheduling",
             "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found",
             "VolumeUnavailable",
             ["claim backups", "PersistentVolume, or a StorageClass"],
+            marks=pytest.mark.slow,
         ),
-        ("FailedMount", 'MountVolume.SetUp failed for volume "ca" : secret "pg-ca" not found', "SecretMissing", ["create it"]),
-        (
+        pytest.param(
             "FailedAttachVolume",
             "Multi-Attach error for volume pv-1: already used by pod x",
             "VolumeUnavailable",
             ["claim backups", "spec.source.persistentVolumeClaim", "free it where another node holds it"],
+            marks=pytest.mark.slow,
         ),
     ],
 )  # fmt: skip

@@ -46,15 +46,15 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def slowly(seen: list[str], p: str = "p") -> Callable[[AnyEvent], None]:
-    """Hears the first table's end only when its statistics were begun, or so they ought to have been; notes phases in `seen`."""
+def slowly(seen: list[str], seconds: float = 5) -> Callable[[AnyEvent], None]:
+    """Hears of the second table only when the first one's statistics were begun, or so many seconds later; notes phases in `seen`."""
 
     def emit(event: AnyEvent) -> None:
         if isinstance(event, PhaseChanged):
             seen.append(event.phase)
         if event == TableChanged("t", "Loading"):
-            until = time.monotonic() + 5
-            while p not in seen and time.monotonic() < until:
+            until = time.monotonic() + seconds
+            while "p" not in seen and time.monotonic() < until:
                 time.sleep(0.01)
 
     return emit
@@ -75,7 +75,7 @@ def test_at_the_end_where_a_trigger_may_change_them_later(family: Restore, seen:
         "CREATE FUNCTION count_up() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN UPDATE p SET n = 77 WHERE id = NEW.p; RETURN NULL; END'",
         "CREATE TRIGGER c AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION count_up()",
     )
-    family.ok(load={"workers": workers}, emit=slowly(seen, "Verifying"))
+    family.ok(load={"workers": workers}, emit=slowly(seen, 0.5))
     assert seen.index("Verifying") < seen.index("p")
     assert family.value("SELECT most_common_vals::text FROM pg_stats WHERE tablename = 'p' AND attname = 'n'") == "{77}"
 
@@ -105,7 +105,7 @@ def test_no_thread_to_be_had_for_it(family: Restore, seen: list[str], monkeypatc
         start(self)
 
     monkeypatch.setattr(threading.Thread, "start", none_left)
-    family.ok(load={"workers": 2}, emit=slowly(seen, "Verifying"))
+    family.ok(load={"workers": 2}, emit=slowly(seen, 0.5))
     assert seen.index("Verifying") < seen.index("p")
     assert sorted(name for name in seen if len(name) == 1) == ["p", "t"]
 

@@ -184,7 +184,7 @@ def _one_of_a_cycle(ups: list[Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 @pytest.mark.parametrize("cycle", CYCLES)
 @given(st.sampled_from(["Skip", "Update", "Reject"]), st.data())
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_in_a_cycle_too(at: Restore, cycle: str, policy: str, data: st.DataObject):
     ups = [*"abcdefghz", None] if cycle == "by its slug" else [*range(1, 14), None]
     records = data.draw(st.lists(_one_of_a_cycle(ups), min_size=1, max_size=14))
