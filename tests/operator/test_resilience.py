@@ -126,6 +126,7 @@ def test_a_port_that_cannot_be_had_is_said_in_one_line(granted: KubeServer, tmp_
         assert operator.told().splitlines() == [words]
 
 
+@pytest.mark.slow  # an API server has to come back
 def test_the_api_server_goes_away_and_comes_back(tmp_path: Path, granted: KubeServer) -> None:
     """With a server of its own: the others go on using theirs."""
     with KubeServer(granted.binaries, tmp_path / "kube") as kube:
