@@ -152,7 +152,7 @@ class _Execution:
         if PREPARED not in marks:
             self.session.retrying(self._prepared, what="ledger")
         self.emit(PhaseChanged("Loading"))
-        with Early(self.session, partial(afterwards.untouched, ledger=self.ledger, spec=self.spec)) as early:
+        with Early(self.session, partial(afterwards.analyze, ledger=self.ledger, spec=self.spec)) as early:
             hooks = partial(self._hooks, "post", self.spec.hooks.post_restore, marks)
             return self._load(self._bench(prepared), plans, early, hooks)
 

@@ -1,14 +1,10 @@
-"""Snapshots on a real folder: which is taken, what is refused, what is said of a file that is not whole."""
+"""Snapshots on a real folder: which is taken, and what is refused."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -18,21 +14,10 @@ import pytest
 import zstandard
 from restorer.errors import Refused
 from restorer.model import TableFile
-from restorer.source.backup import check_file, differences, find_snapshot, fingerprint, verify_checksums
+from restorer.source.backup import check_file, find_snapshot
 from restorer.source.reader import pieces
 from restorer.source.snapshot_names import snapshot_time
-from restorer.source.stream import Source
-
-ROWS = [{"id": 1, "a": "x"}, {"id": 2, "a": "y"}]
-GOOD = json.dumps(ROWS).encode()
-
-
-def snapshot(root: Path, name: str, **files: bytes) -> Path:
-    folder = root / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, data in (files or {"users": GOOD}).items():
-        (folder / (file if "." in file else file + ".json")).write_bytes(data)
-    return folder
+from snapshots import GOOD, ROWS, snapshot
 
 
 def contents(file: TableFile) -> list[Any]:
@@ -284,183 +269,3 @@ def test_the_format_may_be_said(tmp_path: Path) -> None:
     snapshot(tmp_path, "s", users=b'{"users":[]}\n')
     layouts = {f: find_snapshot(tmp_path / "s", format=f).files[0].layout for f in ("Auto", "JSON", "NDJSON")}
     assert layouts == {"Auto": "document", "JSON": "document", "NDJSON": "ndjson"}
-
-
-# -- manifest, checksums, fingerprint --------------------------------------------------------------------------------
-
-SUM = hashlib.sha256(GOOD).hexdigest()
-
-
-@pytest.mark.parametrize(
-    "told",
-    [
-        {"tables": {"users": {"count": 2, "sha256": SUM}}},
-        {"version": 1, "tables": [{"name": "users", "records": 2, "sha256": SUM, "file": "users.json"}]},
-        {"files": [{"file": "users.json", "rows": 2, "checksum": "sha256:" + SUM.upper()}]},
-        {"users": {"count": 2, "sha256": SUM}, "createdAt": "2024-12-19", "ok": True},
-    ],
-)
-@pytest.mark.parametrize("name", ["manifest.json", "_manifest.json", "metadata.json"])
-def test_a_manifest_gives_counts_and_checksums(tmp_path: Path, told: Any, name: str) -> None:
-    folder = snapshot(tmp_path, "s", **{"users.json": GOOD, name: json.dumps(told).encode()})
-    found = find_snapshot(folder)
-    assert [f.expected_records for f in found.files] == [2]
-    assert verify_checksums(found) == []
-    (folder / "users.json").write_bytes(GOOD.replace(b"x", b"z"))
-    assert len(problems := verify_checksums(found)) == 1 and "users.json" in problems[0]
-
-
-@pytest.mark.parametrize("at_once", [1, 3, 20])
-def test_every_file_with_a_wrong_checksum_is_told_in_order(tmp_path: Path, at_once: int) -> None:
-    files = {f"t{n}.json": GOOD for n in range(9)}
-    told = json.dumps({"tables": {f"t{n}": {"count": 2, "sha256": SUM} for n in range(9)}}).encode()
-    folder = snapshot(tmp_path, "s", **files, **{"manifest.json": told})
-    found = find_snapshot(folder)
-    assert verify_checksums(found, at_once) == []
-    for n in (7, 2, 5):
-        (folder / f"t{n}.json").write_bytes(GOOD.replace(b"x", b"z"))
-    (folder / "t4.json").unlink()
-    assert [line.split(".json")[0][-2:] for line in verify_checksums(found, at_once)] == ["t2", "t4", "t5", "t7"]
-
-
-def test_where_no_thread_can_be_started_one_is_made_after_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = json.dumps({"tables": {f"t{n}": {"count": 2, "sha256": SUM} for n in range(3)}}).encode()
-    found = find_snapshot(snapshot(tmp_path, "s", **{f"t{n}.json": GOOD for n in range(3)}, **{"manifest.json": told}))
-    Path(found.files[1].path).write_bytes(GOOD.replace(b"x", b"z"))
-
-    def none_left(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", none_left)
-    assert ["t1.json" in line for line in verify_checksums(found, 3)] == [True]
-
-
-def test_an_interruption_does_not_wait_for_the_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = json.dumps({"tables": {f"t{n}": {"count": 2, "sha256": SUM} for n in range(9)}}).encode()
-    found = find_snapshot(snapshot(tmp_path, "s", **{f"t{n}.json": GOOD for n in range(9)}, **{"manifest.json": told}))
-    read = Source.read
-
-    def slow(self: Source, size: int) -> bytes:
-        time.sleep(0.3)
-        return read(self, 1)
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Source, "read", slow)
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 0.4)
-    began = time.monotonic()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            verify_checksums(found, 2)
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - began < 5  # of a minute
-
-
-def test_a_table_of_the_manifest_without_a_file_makes_a_snapshot_incomplete(tmp_path: Path) -> None:
-    snapshot(tmp_path, "s", **{"users.json": GOOD, "manifest.json": b'{"tables":{"users":2,"posts":5,"none":0}}'})
-    with pytest.raises(Refused, match="lists posts, which has no file"):
-        find_snapshot(tmp_path / "s")
-
-
-def test_a_manifest_that_cannot_be_read_is_a_warning(tmp_path: Path) -> None:
-    snapshot(tmp_path, "s", **{"users.json": GOOD, "manifest.json": b'{"tables":'})
-    assert "manifest.json is not used" in find_snapshot(tmp_path / "s").warnings[0]
-
-
-def test_differences_between_two_fingerprints_are_told_in_words(tmp_path: Path) -> None:
-    folder = snapshot(tmp_path, "s", a=GOOD, b=GOOD, c=GOOD, d=GOOD)
-    old = fingerprint(find_snapshot(folder))
-    assert differences(old, fingerprint(find_snapshot(folder))) == []
-    (folder / "a.json").unlink()
-    (folder / "b.json").write_bytes(GOOD.replace(b"x", b"z"))
-    (folder / "c.json").write_bytes(b"[]")
-    (folder / "e.json").write_bytes(b"[]")
-    assert differences(old, fingerprint(find_snapshot(folder))) == [
-        "a.json is gone",
-        "b.json has other content (same size)",
-        f"c.json has another size: {len(GOOD)} bytes before, 2 now",
-        "e.json is new",
-    ]
-
-
-@pytest.mark.parametrize("place", [0, -1])
-def test_a_fingerprint_sees_head_and_tail_of_a_large_file(tmp_path: Path, place: int) -> None:
-    data = bytearray(json.dumps(ROWS * 20_000).encode())
-    folder = snapshot(tmp_path, "s", users=bytes(data))
-    found = find_snapshot(folder)
-    old = fingerprint(found)
-    data[place] = 32
-    (folder / "users.json").write_bytes(data)
-    assert differences(old, fingerprint(found)) == ["users.json has other content (same size)"]
-
-
-# -- one file --------------------------------------------------------------------------------------------------------
-
-LONG = json.dumps([{"id": n, "a": "x" * 100} for n in range(5_000)]).encode()
-PROBLEMS = {
-    "empty": ("users.json", b"", "empty (0 bytes)"),
-    "cut, small": ("users.json", GOOD[:-5], "cut off"),
-    "cut, long": ("users.json", LONG[:-5], "cut off"),
-    "comma at the end": ("users.json", GOOD[:-1] + b",]", "comma"),
-    "garbage, small": ("users.json", GOOD + b"\nDROP", "follows the array"),
-    "garbage, long": ("users.json", LONG + b"\nDROP", "follows the array"),
-    "two arrays": ("users.json", GOOD + GOOD, "follows the array"),
-    "break in the middle": ("users.json", GOOD.replace(b"}, ", b"} "), "no comma"),
-    "UTF-16": ("users.json", json.dumps(ROWS).encode("utf-16"), "UTF-16"),
-    "UTF-16 without mark": ("users.json", json.dumps(ROWS).encode("utf-16-le"), "UTF-16"),
-    "Latin-1": ("users.json", json.dumps([{"a": "é"}] * 9, ensure_ascii=False).encode("latin-1"), "not UTF-8"),
-    "binary": ("users.json", b"\x1f\x8b\x08\x00\xff\xfe", "not UTF-8"),
-    "not JSON": ("users.json", b"id,a\n1,2\n", "not JSON"),
-    "object": ("users.json", b'{\n"a": 1\n}', "not an array"),
-    "numbers": ("users.json", b"[1, 2]", "not an object"),
-    "array in lines": ("users.ndjson", GOOD, "array"),
-    "numbers in lines": ("users.ndjson", b"1\n2\n", "not an object"),
-    "cut gzip": ("users.json.gz", gzip.compress(LONG)[:-20], "truncated"),
-    "corrupt gzip": ("users.json.gz", gzip.compress(LONG)[:-6] + b"\0\0\0\0\0\0", "corrupt"),
-    "no gzip": ("users.json.gz", GOOD, "corrupt"),
-    "cut zstd": ("users.json.zst", zstandard.ZstdCompressor().compress(LONG)[:-20], "truncated"),
-    "no zstd": ("users.json.zst", GOOD, "corrupt"),
-    "cut document in gzip": ("users.json.gz", gzip.compress(GOOD[:-5]), "cut off"),
-}
-
-
-@pytest.mark.parametrize(("name", "data", "says"), PROBLEMS.values(), ids=PROBLEMS.keys())
-def test_one_line_names_the_file_and_what_is_wrong(tmp_path: Path, name: str, data: bytes, says: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(data)
-    compression = {".gz": "gz", ".zst": "zst"}.get(path.suffix, "")
-    layout = "ndjson" if ".ndjson" in name else "array"
-    line = check_file(TableFile("users", str(path), len(data), layout, compression))
-    assert line is not None and line.startswith(f"{path}: ") and says in line and "\n" not in line
-    assert line.count(": ") >= 2, "a remedy follows"
-
-
-def test_missing_and_unreadable_files(tmp_path: Path) -> None:
-    assert "missing" in str(check_file(TableFile("t", str(tmp_path / "t.json"), 0, "array")))
-    assert "missing" in str(check_file(TableFile("t", str(tmp_path / "t.json.gz"), 0, "array", "gz")))
-    assert "cannot be read" in str(check_file(TableFile("t", str(tmp_path), 0, "array")))
-    os.mkfifo(tmp_path / "p.json")
-    assert "not a regular file" in str(check_file(TableFile("t", str(tmp_path / "p.json"), 0, "array")))
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"[]",
-        b" [ ]\n",
-        b"\xef\xbb\xbf[]",
-        GOOD,
-        LONG,
-        b'[{"a":"\xff"},{"a":1},{"a":2}]',
-        b'[{"a":tru},{"a":1}]',
-        b'[{"a":"]"}]\n\n',
-    ],
-)
-def test_nothing_is_wrong_with_a_file_whose_records_are_at_fault_at_most(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "t.json").write_bytes(data)
-    assert check_file(TableFile("t", str(tmp_path / "t.json"), len(data), "array")) is None

@@ -15,7 +15,7 @@ from command import Started, write_backup
 from fix_restore import Restore
 from restorer.database.connection import Connection
 from restorer.events import AnyEvent, PhaseChanged, TableChanged
-from restorer.load import afterwards, statistics
+from restorer.load import statistics
 from restorer.model import TablePlan
 
 FAMILY = (
@@ -37,12 +37,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     analyze = statistics.analyze
 
-    def noted(conn: Connection, plan: TablePlan, *, untouched: bool = False) -> None:
+    def noted(conn: Connection, plan: TablePlan, *, untouched: bool) -> None:
         found.append(plan.name)
         analyze(conn, plan, untouched=untouched)
 
-    for module in (statistics, afterwards):
-        monkeypatch.setattr(module, "analyze", noted)
+    monkeypatch.setattr(statistics, "analyze", noted)
     return found
 
 
@@ -83,7 +82,7 @@ def test_at_the_end_where_a_trigger_may_change_them_later(family: Restore, seen:
 def test_what_failed_is_done_at_the_end(family: Restore, seen: list[str], monkeypatch: pytest.MonkeyPatch):
     analyze, failed = statistics.analyze, list[str]()
 
-    def once(conn: Connection, plan: TablePlan, *, untouched: bool = False) -> None:
+    def once(conn: Connection, plan: TablePlan, *, untouched: bool) -> None:
         if not failed:
             failed.append(plan.name)
             conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")

@@ -10,9 +10,9 @@ from restorer.database.abreast import Step, abreast
 from restorer.database.connection import Connection
 from restorer.database.ledger import Ledger
 from restorer.database.session import Session
-from restorer.load import compare
+from restorer.load import compare, statistics
 from restorer.load.leader import worker_processes
-from restorer.load.statistics import Early, analyze
+from restorer.load.statistics import Early
 from restorer.model import TablePlan
 from restorer.report import Check
 from restorer.spec import RestoreSpec
@@ -33,23 +33,27 @@ def finish(
     during the load. `hooks`: runs the hooks after a restore. -> what the checks found"""
     if spec.mode == "DryRun":
         return []
+    known = session.retrying(lambda conn: account.accounts(conn, ledger), what="verification")
+    accounts = {a.name: a for a in known}
+    checks: Steps = [("verification", ask) for ask in verify.checks(spec, plans, accounts)]
+    queries: Steps = [("verification", ask) for ask in verify.queries(spec)]  # they may go by the planner's statistics
     if spec.mode == "VerifyOnly":
-        found = session.retrying(lambda conn: _compared(conn, ledger, spec, plans), what="verification")
-        return found + _done(session, spec, _checks(session, ledger, spec, plans) + _queries(spec))
+        found = session.retrying(lambda conn: compare.checks(conn, plans, accounts, spec), what="verification")
+        return found + _done(session, spec, checks + queries)
     _advance_sequences(session, plans)
     if not spec.hooks.post_restore:
-        found = _analyzed(session, ledger, spec, plans, early, _checks(session, ledger, spec, plans))
-        return found + _done(session, spec, _queries(spec))
+        found = _analyzed(session, ledger, spec, plans, early, checks)
+        return found + _done(session, spec, queries)
     _analyzed(session, ledger, spec, plans, early, [])
     hooks()
-    return _done(session, spec, _checks(session, ledger, spec, plans) + _queries(spec))
+    return _done(session, spec, checks + queries)
 
 
-def untouched(conn: Connection, table: str, *, ledger: Ledger, spec: RestoreSpec) -> bool:
-    """Whether this run left the table as it was."""
-    if spec.cleanup in ("Truncate", "Delete") or spec.hooks.pre_restore:
-        return False
-    return not account.wrote(conn, ledger, table)
+def analyze(conn: Connection, plan: TablePlan, *, ledger: Ledger, spec: RestoreSpec) -> None:
+    """ANALYZE of one table, unless this run left it as it was and its statistics are good."""
+    as_it_was = spec.cleanup not in ("Truncate", "Delete") and not spec.hooks.pre_restore
+    untouched = as_it_was and not account.wrote(conn, ledger, plan.name)
+    statistics.analyze(conn, plan, untouched=untouched)
 
 
 def _advance_sequences(session: Session, plans: Plans) -> None:
@@ -69,32 +73,13 @@ def _analyzed(
     """Gives the planner its statistics, where something changed, with the `checks` beside that. -> what they found"""
     # The largest first, so that no session is left with it at the end.
     steps: dict[str, Step[Check | None]] = {
-        p.name: (f"ANALYZE {p.name}", partial(_analyze, plan=p, ledger=ledger, spec=spec))
+        p.name: (f"ANALYZE {p.name}", partial(analyze, plan=p, ledger=ledger, spec=spec))
         for p in sorted(plans, key=lambda p: -p.file.stream_bytes)
     }
     begun = early.stop()
     found = _done(session, spec, [step for name, step in steps.items() if name not in begun] + checks)
     _done(session, spec, [steps[name] for name in early.missed(begun)])
     return found
-
-
-def _analyze(conn: Connection, plan: TablePlan, ledger: Ledger, spec: RestoreSpec) -> None:
-    analyze(conn, plan, untouched=untouched(conn, plan.name, ledger=ledger, spec=spec))
-
-
-def _checks(session: Session, ledger: Ledger, spec: RestoreSpec, plans: Plans) -> Steps:
-    """Those that need no statistics: they read tables from end to end."""
-    known = session.retrying(lambda conn: account.accounts(conn, ledger), what="verification")
-    return [("verification", ask) for ask in verify.checks(spec, plans, {a.name: a for a in known})]
-
-
-def _queries(spec: RestoreSpec) -> Steps:
-    """Those of the spec, which may go by the planner's statistics."""
-    return [("verification", ask) for ask in verify.queries(spec)]
-
-
-def _compared(conn: Connection, ledger: Ledger, spec: RestoreSpec, plans: Plans) -> list[Check]:
-    return compare.checks(conn, plans, {a.name: a for a in account.accounts(conn, ledger)}, spec)
 
 
 def _done(session: Session, spec: RestoreSpec, steps: Steps) -> list[Check]:

@@ -18,7 +18,7 @@ class Experience:
     """`way`, `exact`: how the next batch starts. `trusting`: the server is trusted with what it refuses by itself
     (converter.py). `sift_fails`: something that a probe does not see keeps rows out."""
 
-    def __init__(self, *, staged: bool, always_staged: bool, probed: bool, cyclic: bool = False) -> None:
+    def __init__(self, *, staged: bool, always_staged: bool, probed: bool, cyclic: bool) -> None:
         """`staged`: rows may be there already. `always_staged`: never another way. `probed`: a probe would do. `cyclic`: rows
         are deferred for their parents, which a probe shows, not for their keys."""
         self._probed, self._cyclic = probed, cyclic

@@ -56,10 +56,10 @@ class Pool:
             with self._lock:
                 if isinstance(event, Failed):
                     self._errors[process.pid] = event
-                elif not isinstance(event, TaskDone):
+                elif isinstance(event, TaskDone):
+                    self._news.set()
+                else:
                     self._emit(event)
-            if isinstance(event, TaskDone):
-                self._news.set()
 
     def wait(self, most: float) -> None:
         """Until a worker is through with a task, `most` seconds at most."""

@@ -29,7 +29,7 @@ def told(conn: Connection) -> None:
         conn.execute("SELECT pg_stat_force_next_flush()")
 
 
-def analyze(conn: Connection, plan: TablePlan, *, untouched: bool = False) -> None:
+def analyze(conn: Connection, plan: TablePlan, *, untouched: bool) -> None:
     """`untouched`: this run left the table as it was."""
     if not (untouched and _has_statistics(conn, plan.table.oid)):
         conn.execute(sql.SQL("ANALYZE {}").format(of_table(plan.table.schema, plan.name).write))
@@ -57,10 +57,10 @@ class Early:
     """ANALYZE of one table after the other as soon as it is settled, while its pages are still in the server's memory and the
     others are loaded: in a thread and a session of its own, from the first such table on. What it does not come to is left
     for the end; so is everything once there was an error: there it is told if it comes again (and after a crash of the
-    server tables are loaded anew). `untouched`: asks whether this run left a table as it was."""
+    server tables are loaded anew). `analyze`: does it for one table."""
 
-    def __init__(self, session: Session, untouched: Callable[[Connection, str], bool]) -> None:
-        self._session, self._untouched = session.another(), untouched
+    def __init__(self, session: Session, analyze: Callable[[Connection, TablePlan], None]) -> None:
+        self._session, self._analyze = session.another(), analyze
         self._queue: queue.SimpleQueue[TablePlan | None] = queue.SimpleQueue()
         self._done: set[str] = set()
         self._now: set[str] = set()  # the table that is under way
@@ -102,7 +102,7 @@ class Early:
                 self._now = {plan.name}
                 if self._over.is_set():
                     return
-                analyze(conn, plan, untouched=self._untouched(conn, plan.name))
+                self._analyze(conn, plan)
                 self._done.add(plan.name)
         except Exception:  # whatever it is
             self._done.clear()
