@@ -95,6 +95,19 @@ def test_what_failed_is_done_at_the_end(family: Restore, seen: list[str], monkey
     assert family.value("SELECT count(*) FROM pg_stats WHERE schemaname = 'public'") == 4
 
 
+def test_what_fails_at_the_end_as_well_is_told(family: Restore):
+    family.schema(
+        "CREATE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN "
+        "IF EXISTS (SELECT FROM pg_stat_progress_analyze) THEN RAISE EXCEPTION 'not %', $1; END IF; RETURN $1; END $$",
+        "CREATE INDEX ON p (f(n))",
+    )
+    error = family.run(load={"workers": 2}).error
+    assert error is not None and error.exit_code == 2
+    words = "ANALYZE p: a function or trigger raised an exception (SQLSTATE P0001): see the database's log"
+    assert error.line() == words
+    assert family.value("SELECT count(*) FROM t") == 600
+
+
 def test_no_thread_to_be_had_for_it(family: Restore, seen: list[str], monkeypatch: pytest.MonkeyPatch):
     start = threading.Thread.start
 

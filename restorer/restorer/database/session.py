@@ -157,6 +157,7 @@ _WORDS = {
     "55P03": "a lock was not to be had in time",
     _READ_ONLY: "the server is read-only now",
     "40P01": "a deadlock",
+    "P0001": "a function or trigger raised an exception",
 }
 
 
