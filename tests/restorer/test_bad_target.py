@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socketserver
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,58 @@ def test_a_wrong_host_or_port_is_worth_another_try(cli: Cli, good: Path, tmp_pat
         dsn = f"postgresql://u:hunter2@/d?host={host}&port={port}&connect_timeout=1"
         end = restorer("run", "--backup", good, "--dsn", dsn, "--report", report)
         check_refused(end, 1, ("cannot reach", "after 1 s", why, "check host, port"), report)
+
+
+@contextmanager
+def web_server(port: int = 0) -> Iterator[tuple[int, threading.Semaphore]]:
+    """Speaks HTTP on 127.0.0.1, as a gateway does for a server that is away. (its port, released for each answer)"""
+    answered = threading.Semaphore(0)
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1024)
+            self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            answered.release()
+
+    class Server(socketserver.TCPServer):
+        allow_reuse_address = True
+
+    with Server(("127.0.0.1", port), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server.server_address[1], answered
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("mode", ["prefer", "require", "disable"])
+def test_what_is_not_postgresql_is_worth_another_try(good: Path, tmp_path: Path, mode: str) -> None:
+    report = tmp_path / "report.json"
+    with web_server() as (port, answered):
+        dsn = f"postgresql://u:hunter2@127.0.0.1:{port}/d?connect_timeout=1&sslmode={mode}"
+        end = restorer("run", "--backup", good, "--dsn", dsn, "--report", report)
+        words = ("cannot reach", "after 1 s", "what answers there is not PostgreSQL", "check host, port")
+        check_refused(end, 1, words, report)
+        assert answered.acquire(timeout=0)
+        assert answered.acquire(timeout=0), "it tried once only"
+
+
+def test_a_gateway_that_answers_for_a_server_that_is_away_is_waited_for(own: OwnServer, good: Path) -> None:
+    prepared(own, "away")
+    own.ctl("stop", "-m", "fast")
+    try:
+        with web_server(own.port) as (port, answered):
+            started = Started("run", "--backup", good, "--dsn", f"postgresql://postgres@127.0.0.1:{port}/away")
+            assert answered.acquire(timeout=20)
+            assert answered.acquire(timeout=20)
+    finally:
+        own.ctl("start")
+    end = started.end()
+    assert end.code == 0, end.err
+    with own.connect("away") as conn:
+        assert conn.execute("SELECT count(*) FROM t").fetchone() == (3,)
 
 
 def test_a_connection_string_that_is_none_is_refused(cli: Cli, good: Path) -> None:

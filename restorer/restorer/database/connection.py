@@ -67,6 +67,9 @@ def open_connection(conninfo: str) -> Connection:
 
 
 _NOT_CONNECTED = ("connection failed", "connection is bad")  # how psycopg begins, the latter for a socket
+# How libpq tells of an answer that no PostgreSQL gives. Often a proxy's or a gateway's, which speaks HTTP while the server behind
+# it is away: it may come back, as one that refuses connections.
+_NOT_POSTGRESQL = ("received invalid response to", "expected authentication request from server, but received")
 _DEFAULTS = {
     "application_name": "restorer",
     "connect_timeout": "10",
@@ -82,7 +85,8 @@ def first_connection(
     """The run's first connection. A server that is starting or not reachable gets `seconds`; by default as many as the
     connection string or PGCONNECT_TIMEOUT say, else 30.
 
-    Raises Unavailable (host, port, starting up, too many connections) or Refused (password, database, role, TLS).
+    Raises Unavailable (host, port, no PostgreSQL there, starting up, too many connections) or Refused (password, database,
+    role, TLS).
     """
     label = target_label(conninfo)
     seconds = _patience(conninfo) if seconds is None else seconds
@@ -97,7 +101,7 @@ def first_connection(
             if time.monotonic() + wait > deadline:
                 raise Unavailable(
                     f"cannot reach {label} after {seconds:.0f} s",
-                    f"{reason}; check host, port and that the server runs",
+                    f"{_stranger(reason)}{reason}; check host, port and that the server runs",
                 ) from None
             on_retry(state or "08001", wait, attempt)
             time.sleep(wait)
@@ -128,6 +132,8 @@ def _permanent(state: str, reason: str, *, again: bool = False) -> bool:
     through before; then a handshake that a dying server broke off, or was too slow for, is no reason to give up."""
     if state:
         return state.startswith(("28", "3D", "42", "08P"))
+    if _stranger(reason):
+        return False
     refused = (
         "authentication failed",
         "does not exist",
@@ -137,6 +143,10 @@ def _permanent(state: str, reason: str, *, again: bool = False) -> bool:
     )
     words = refused if again else (*refused, "certificate", "SSL", "authentication")
     return any(w in reason for w in words) and "starting up" not in reason and "No such file" not in reason
+
+
+def _stranger(reason: str) -> str:
+    return "what answers there is not PostgreSQL: " if any(words in reason for words in _NOT_POSTGRESQL) else ""
 
 
 def _remedy(reason: str) -> str:
