@@ -122,8 +122,8 @@ class Tables(Model):
 class Load(Model):
     """`batchRows` rows or `batchBytes` bytes, whichever comes first, are one transaction."""
 
-    batch_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 5000
-    batch_bytes: Annotated[int, Field(ge=65_536, le=1 << 30), BeforeValidator(parse_quantity)] = 8 << 20
+    batch_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    batch_bytes: Annotated[int, Field(ge=65_536, le=1 << 30), BeforeValidator(parse_quantity)] = 3 << 20
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     pods: Annotated[int, Field(ge=1, le=64)] = 1
 

@@ -160,7 +160,7 @@ def test_5_good_records_go_by_copy_alone(dsn: str, db: psycopg.Connection[Any], 
     record = {"at": "2024-12-19T10:30:45.123Z", "data": {"a": [1, {"b": None}]}, "note": 'Xin chào, "bạn"\n\\'}
     (tmp_path / "t.json").write_text(json.dumps([{"id": i} | record for i in range(12_000)]))
     report = restorer("run", "--backup", tmp_path, "--dsn", dsn, "--json").report
-    assert report["fallback"] == [{"level": "Copy", "batches": 3, "records": 12_000}]
+    assert report["fallback"] == [{"level": "Copy", "batches": 2, "records": 12_000}]
 
 
 def test_6_nothing_destructive_happens_by_accident(

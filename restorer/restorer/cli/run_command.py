@@ -50,7 +50,7 @@ def run(
     on_conflict: str | None = typer.Option(
         None, metavar="skip|update|reject", help="Same key, other content [default: skip]."
     ),
-    batch_size: int | None = typer.Option(None, metavar="N", help="Records in one transaction [default: 5000]."),
+    batch_size: int | None = typer.Option(None, metavar="N", help="Records in one transaction [default: 10000]."),
     workers: int | None = typer.Option(None, metavar="N", help="Processes that load side by side [default: 1]."),
     max_rejects: str | None = typer.Option(None, metavar="N|P%", help="Fail past so many rejects [default: 1%]."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Copy every record into temporary tables; keep nothing."),

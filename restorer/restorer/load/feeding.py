@@ -18,7 +18,15 @@ from psycopg.copy import LibpqWriter
 from psycopg.waiting import Wait
 
 T = TypeVar("T")
+_MESSAGE = 32 << 10  # bytes; a longer CopyData message passes through the server's caches once more
 _LONGEST = 0.02  # seconds; a volume that takes longer keeps the server waiting, and its statement_timeout runs
+
+
+def send(copy: psycopg.Copy, data: bytes) -> None:
+    """Sends lines of COPY, whole ones or not, in messages that suit the server."""
+    whole = memoryview(data)
+    for at in range(0, len(whole), _MESSAGE):
+        copy.write(whole[at : at + _MESSAGE])
 
 
 class Feeder(LibpqWriter):

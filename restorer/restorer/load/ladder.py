@@ -32,7 +32,7 @@ from restorer.database.waiting import Waiting
 from restorer.load.batch import Batch, Batches, Convert, Outcome
 from restorer.load.contest import all_seen
 from restorer.load.experience import Experience, Way
-from restorer.load.feeding import Feeder
+from restorer.load.feeding import Feeder, send
 from restorer.load.merging import Explain, Merger
 from restorer.load.shaping import Others, Shape, Shaper, keeping
 from restorer.load.sifting import Sifted, probe_columns
@@ -271,7 +271,7 @@ class Ladder:
             with cur.copy(copy, writer=Feeder(cur, meanwhile) if meanwhile else None) as out:
                 for lines in chunks:
                     if lines:
-                        out.write(b"\n".join(lines) + b"\n")
+                        send(out, b"\n".join([*lines, b""]))
                         sent += len(lines)
             if cur.rowcount != sent:  # asked while the cursor is open: a closed one has forgotten
                 raise Suppressed

@@ -11,6 +11,7 @@ from psycopg import sql
 from restorer.database.connection import Connection, kind_of
 from restorer.database.problems import copy_line, problem_of
 from restorer.database.relation import Relations, columns
+from restorer.load.feeding import send
 from restorer.model import Problem, Table, Unique
 
 COPY_OPTIONS = sql.SQL("(FORMAT csv, NULL 'null', ENCODING 'UTF8')")
@@ -154,7 +155,7 @@ class Staged:
                 for lines in chunks:
                     for at in range(0, len(lines), 500):
                         part = lines[at : at + 500]
-                        out.write(b"".join([b"%d,%b\n" % x for x in part] if some else [b"%d\n" % n for n, _ in part]))
+                        send(out, b"".join([b"%d,%b\n" % x for x in part] if some else [b"%d\n" % n for n, _ in part]))
             self.size += max(0, cur.rowcount)
 
 
