@@ -35,8 +35,8 @@ kube: setup      ## kube-apiserver and etcd for the tests, built where there are
 pytest: kube     ## the tests that are not slow
 	$(BIN)/python -m pytest $(ARGS)
 
-slow: kube       ## the slow tests, and what is skipped
-	$(BIN)/python -m pytest -m "slow and not e2e" -rs --timeout=1200 $(ARGS) || test $$? -eq 5  # 5: there are none
+slow: kube       ## the slow tests, properties with more examples, and what is skipped
+	THOROUGH=1 $(BIN)/python -m pytest -m "(slow or property) and not e2e" -rs --timeout=1200 $(ARGS) || test $$? -eq 5  # 5: there are none
 
 e2e: setup       ## the whole thing, on the cluster that KUBECONFIG names; the image must be on its node
 	E2E_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m "e2e and not slow" tests/e2e -rs --timeout=900 $(ARGS)

@@ -86,13 +86,19 @@ def test_a_missing_claim_is_said_from_the_pods_condition_and_heals(world: World)
     ("reason", "message", "said", "words"),
     [
         ("FailedScheduling", UNBOUND, "ClaimMissing", ["spec.source.persistentVolumeClaim"]),
-        ("FailedMount", 'MountVolume.SetUp failed for volume "ca" : secret "pg-ca" not found', "SecretMissing", ["create it"]),
+        pytest.param(
+            "FailedMount",
+            'MountVolume.SetUp failed for volume "ca" : secret "pg-ca" not found',
+            "SecretMissing",
+            ["create it"],
+            marks=pytest.mark.slow,  # as the others: five seconds between two looks
+        ),
         pytest.param(
             "FailedScheduling",
             "0/3 nodes are available: 3 Insufficient cpu.",
             "Unschedulable",
             ["spec.jobTemplate"],
-            marks=pytest.mark.slow,  # as the others: five seconds between two looks
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "FailedScheduling",
@@ -137,6 +143,7 @@ def test_what_kept_a_pod_from_a_node_is_no_longer_said_once_it_has_one(world: Wo
     assert world.events("ClaimMissing") == []
 
 
+@pytest.mark.slow
 def test_what_kept_a_pod_from_being_made_is_no_longer_said_once_it_is_made(world: World) -> None:
     world.apply()
     job = world.wait_job()

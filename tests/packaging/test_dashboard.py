@@ -206,6 +206,7 @@ def filled_in(query: str, *, namespace: str = ".*", restore: str = ".*") -> str:
     return query
 
 
+@pytest.mark.slow  # a restore, an operator and a Prometheus that looks at both
 @pytest.mark.parametrize(
     ("panel", "target"), QUERIES, ids=[f"{p['title']} {t['refId']}".replace(" ", "-") for p, t in QUERIES]
 )
@@ -230,6 +231,7 @@ def test_a_choice_of_restores_is_a_choice(panel: dict[str, Any]) -> None:
             assert {v for v in ("namespace", "restore") if f'{v}=~"${v}"' in selector} == listens
 
 
+@pytest.mark.slow
 def test_the_variables_find_what_was_scraped(watched: Watched) -> None:
     variables = {v["name"]: v for v in DASHBOARD["templating"]["list"]}
     assert list(variables) == ["datasource", "namespace", "restore"]
@@ -240,6 +242,7 @@ def test_the_variables_find_what_was_scraped(watched: Watched) -> None:
         assert {labels[asked[2]] for labels, _ in series} == found
 
 
+@pytest.mark.slow
 def test_the_final_numbers_are_the_reports(watched: Watched) -> None:
     report, ask = watched.report, watched.prometheus.query
     assert report.totals.rejected > 0 and report.totals.conflict > 0

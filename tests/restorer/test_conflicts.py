@@ -7,8 +7,9 @@ from collections import Counter
 import psycopg
 import pytest
 from fix_restore import Record, Restore
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from properties import examples
 from restorer.events import AnyEvent, BatchLoaded
 from restorer.load.keys import Keyed
 from restorer.load.stage import Stage
@@ -194,7 +195,7 @@ def test_without_a_primary_key_the_first_key_without_nulls_says_who_is_who(at: R
 )
 @example(there=["a"], records=[(0, "b"), (0, "a")], policy="Update")  # back to what the table has
 @example(there=["a"], records=[(0, "a"), (0, "a"), (0, "b"), (0, "a")], policy="Update")
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40)
 def test_records_count_as_if_they_came_one_after_the_other(
     at: Restore, there: list[str], records: list[tuple[int, str]], policy: str
 ):

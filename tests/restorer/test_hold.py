@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from fix_restore import Restore
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from restorer.load.hold import behind
 
 RING = (
@@ -102,7 +103,7 @@ def _a(ids: st.SearchStrategy[int]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 @given(st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 def test_the_size_of_a_batch_decides_nothing(at: Restore, data: st.DataObject):
     ids = st.integers(1, 5)
     a = data.draw(st.lists(_a(ids), min_size=1, max_size=8))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from fix_disorder import Disorder, same
 from fix_restore import Record, Restore
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from restorer.events import AnyEvent, BatchLoaded
 
 COLUMNS = (
@@ -51,7 +52,7 @@ RECORD = st.fixed_dictionaries(
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 @given(
     schema=st.sampled_from(sorted(SCHEMAS)),
     records=st.lists(RECORD, min_size=8, max_size=24),

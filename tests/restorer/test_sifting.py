@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from fix_restore import Restore, Result
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from restorer.load import ladder
 from restorer.load.experience import Experience
 
@@ -117,7 +118,7 @@ def _row(small: st.SearchStrategy[int]) -> st.SearchStrategy[dict[str, Any]]:
     st.sampled_from(["Skip", "Update", "Reject"]),
     st.data(),
 )
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 def test_a_probe_and_a_whole_stage_say_the_same(at: Restore, records: list[Any], policy: str, data: st.DataObject):
     batch = data.draw(st.sampled_from([2, 5, 100]))
     first = {"id": 12, "slug": "x", "p": 1, "n": 2, "body": None}
@@ -184,7 +185,7 @@ def _one_of_a_cycle(ups: list[Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 @pytest.mark.parametrize("cycle", CYCLES)
 @given(st.sampled_from(["Skip", "Update", "Reject"]), st.data())
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(20)
 def test_in_a_cycle_too(at: Restore, cycle: str, policy: str, data: st.DataObject):
     ups = [*"abcdefghz", None] if cycle == "by its slug" else [*range(1, 14), None]
     records = data.draw(st.lists(_one_of_a_cycle(ups), min_size=1, max_size=14))

@@ -11,8 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 from fix_restore import Restore
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from restorer.database.catalog import read_tables
 from restorer.database.connection import open_connection
 from restorer.load import ladder, merging, vouching
@@ -273,7 +274,7 @@ def _refs(values: list[Any]) -> st.SearchStrategy[dict[str, Any]]:
     st.sampled_from(["Skip", "Reject", "Update"]),
     st.booleans(),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 def test_with_triggers_and_without_the_same_comes_of_it(
     at: Restore, records: list[dict[str, Any]], policy: str, staged: bool
 ):
