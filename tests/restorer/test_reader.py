@@ -143,17 +143,19 @@ def test_segments_of_an_array_are_the_file(
 
 
 @pytest.mark.parametrize("layout", ["array", "ndjson"])
-def test_the_last_segments_are_short(tmp_path: Path, layout: Layout) -> None:
+def test_the_first_and_the_last_segments_are_short(tmp_path: Path, layout: Layout) -> None:
     rows = [row(n) for n in range(20_000)]
     data = b"\n".join(rows) if layout == "ndjson" else b"[" + b",".join(rows) + b"]"
     file = written(tmp_path, data, layout)
     cut = list(segments(file, 64_000, 8_000))
     sizes = [(s.stop or file.size) - s.start for s in cut]
     assert cut[0].start == 0 and cut[-1].stop is None
-    assert all(60_000 < size < 68_000 for size in sizes[: file.size // 64_000 - 4])
-    assert sizes[-1] < 12_000 and all(size > 7_000 for size in sizes[:-1])
-    assert all(b < a + 1_500 for a, b in pairwise(sizes))
-    assert len(sizes) < file.size // 64_000 + 16
+    assert sizes[0] < 9_500 and sizes[-1] < 12_000 and all(size > 7_000 for size in sizes[:-1])
+    rising, falling = sizes[:5], sizes[5:]
+    assert all(size < cut[i].start + 9_500 for i, size in enumerate(rising))
+    assert all(60_000 < size < 68_000 for size in falling[: file.size // 64_000 - 6])
+    assert all(b < a + 1_500 for a, b in pairwise(falling))
+    assert len(sizes) < file.size // 64_000 + 20
 
 
 broken_lines = st.sampled_from(

@@ -27,7 +27,7 @@ from restorer.spec import RestoreSpec
 Settle = Callable[[], bool]
 LOOK_SECONDS = 0.05  # between two looks at the workers
 LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end
-# Bytes of a file that one task covers, when there are several workers, and at its end. A file that a killed process cut half is cut
+# Bytes of a file that one task covers, when there are several workers, and at its ends. A file that a killed process cut half is cut
 # again from its beginning, and must be cut at the same places: neither of these may change between versions that work on one run.
 SEGMENT, LAST_SEGMENT = 32 << 20, 4 << 20
 
@@ -123,9 +123,8 @@ class Leader:
         return LEASE_SECONDS if unsettled and not failed else 0.0
 
     def _with_workers(self, settle: Settle) -> None:
+        pool = self.pool()  # the first segments are cut while the workers connect
         cutting = self._segments()
-        next(cutting, None)  # something to begin with
-        pool = self.pool()
         try:
             busy = True
             while busy or settle():

@@ -97,8 +97,9 @@ def _open_array(w: Window, file: TableFile, ordinal: int) -> None:
 
 
 def segments(file: TableFile, most: int, least: int = 0) -> Iterator[Segment]:
-    """Cuts a file into parts of about `most` bytes for parallel loading; together they are exactly the file. Towards its end
-    they become shorter, down to about `least` (0: they do not), so that who loads them are all through at about the same time.
+    """Cuts a file into parts of about `most` bytes for parallel loading; together they are exactly the file. At its beginning
+    and its end they are shorter, down to about `least` (0: they are not), so that who loads them all begin and end at about
+    the same time.
 
     Read in order from the beginning (some GB/s), as a boundary in the middle of an array cannot be guessed. A
     compressed file is one segment. Never raises BrokenFile: the last segment runs into the break and tells of it.
@@ -111,7 +112,7 @@ def segments(file: TableFile, most: int, least: int = 0) -> Iterator[Segment]:
             for piece in pieces(file, window=max(1, min(_SPLIT_WINDOW, min(most, least or most) // 8))):
                 if begun == -1:
                     begun = piece.offset
-                    target = min(most, max(least or most, (file.size - begun) // _PARTS_LEFT))
+                    target = min(most, max(least or most, min(begun, (file.size - begun) // _PARTS_LEFT)))
                 if piece.end - begun >= target:
                     yield Segment(start, piece.end, ordinal)
                     start, begun = piece.end, -1
