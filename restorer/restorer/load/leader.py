@@ -25,7 +25,7 @@ from restorer.source.reader import Segment
 from restorer.spec import RestoreSpec
 
 Settle = Callable[[], bool]
-LOOK_SECONDS = 0.05  # between two looks at the workers
+LOOK_SECONDS = 0.25  # between two looks at the ledger and the workers: what our own ones do wakes us
 LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end
 # Bytes of a file that one task covers, when there are several workers, and at its ends. A file that a killed process cut half is cut
 # again from its beginning, and must be cut at the same places: neither of these may change between versions that work on one run.

@@ -60,9 +60,10 @@ class Pool:
                     self._news.set()
                 else:
                     self._emit(event)
+        self._news.set()
 
     def wait(self, most: float) -> None:
-        """Until a worker is through with a task, `most` seconds at most."""
+        """Until a worker is through with a task, or has ended, `most` seconds at most."""
         self._news.wait(most)
         self._news.clear()
 
