@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
+from restorer.spec import Load
 
 from . import api, explain, rules
 
@@ -22,7 +23,7 @@ _ANY_QUANTITY = (
 )
 
 # What the API server is to fill in where it is not the engine's own default.
-_DEFAULTS: dict[str, Any] = {"load.batchBytes": "3Mi", "rejects": {"limitPercent": 1}}
+_DEFAULTS: dict[str, Any] = {"load.batchBytes": f"{Load().batch_bytes >> 20}Mi", "rejects": {"limitPercent": 1}}
 _OPEN = ("source.volume", "jobTemplate.affinity")  # Kubernetes' own types, handed on as they are
 _QUANTITIES = ("jobTemplate.resources.requests[]", "jobTemplate.resources.limits[]")
 _KEYED = {  # lists of named items: nothing occurs twice, and server-side apply merges by the key

@@ -83,13 +83,16 @@ def test_what_is_not_postgresql_is_worth_another_try(good: Path, tmp_path: Path,
 def test_a_gateway_that_answers_for_a_server_that_is_away_is_waited_for(own: OwnServer, good: Path) -> None:
     prepared(own, "away")
     own.ctl("stop", "-m", "fast")
-    try:
-        with web_server(own.port) as (port, answered):
-            started = Started("run", "--backup", good, "--dsn", f"postgresql://postgres@127.0.0.1:{port}/away")
+    dsn = f"postgresql://postgres@127.0.0.1:{own.port}/away"
+    with web_server(own.port) as (_, answered):
+        started = Started("run", "--backup", good, "--dsn", dsn)
+        try:
             assert answered.acquire(timeout=20)
             assert answered.acquire(timeout=20)
-    finally:
-        own.ctl("start")
+        except BaseException:
+            started.close()
+            raise
+    own.ctl("start")
     end = started.end()
     assert end.code == 0, end.err
     with own.connect("away") as conn:

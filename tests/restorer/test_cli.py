@@ -16,6 +16,7 @@ from fix_cli import Cli, check_refused
 from fix_people import PEOPLE, Db, accounted, count
 from own_server import OwnServer, free_port
 from psycopg.conninfo import conninfo_to_dict
+from restorer.spec import Load
 
 # -- words -----------------------------------------------------------------------------------------------------------
 
@@ -33,6 +34,21 @@ def test_every_command_has_help(cli: Cli, command: tuple[str, ...]) -> None:
         assert end.code == 0
         assert "Usage: restorer " + " ".join(command) in " ".join(end.out.split())
         assert not end.err
+
+
+def test_the_help_of_a_run_tells_what_holds_where_nothing_is_said(cli: Cli) -> None:
+    words = " ".join(cli("run", "--help").out.replace("│", " ").split())
+    for default in (
+        "none",
+        "skip",
+        Load().batch_rows,
+        Load().workers,
+        "1%",
+        "the latest complete one",
+        "public",
+        "dbrestore",
+    ):
+        assert f"[default: ({default})]" in words, default
 
 
 def test_usage_errors_are_one_line_and_exit_2(cli: Cli, dsn: str) -> None:

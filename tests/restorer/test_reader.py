@@ -144,7 +144,7 @@ def test_segments_of_an_array_are_the_file(
 
 @pytest.mark.parametrize("layout", ["array", "ndjson"])
 def test_the_first_and_the_last_segments_are_short(tmp_path: Path, layout: Layout) -> None:
-    rows = [row(n) for n in range(20_000)]
+    rows = [row(n) for n in range(60_000)]
     data = b"\n".join(rows) if layout == "ndjson" else b"[" + b",".join(rows) + b"]"
     file = written(tmp_path, data, layout)
     cut = list(segments(file, 64_000, 8_000))

@@ -10,7 +10,7 @@ import typer
 def demo(
     records: int = typer.Option(60_000, metavar="N", help="Records of the generated backup."),
     folder: Path | None = typer.Option(
-        None, metavar="DIR", help="Keep backup and report there [default: a temporary folder]."
+        None, metavar="DIR", help="Keep backup and report there.", show_default="a temporary folder"
     ),
     workers: int = typer.Option(1, metavar="N", help="Worker processes."),
     keep: bool = typer.Option(False, "--keep", help="Leave PostgreSQL running at the end until Enter is pressed."),

@@ -125,7 +125,7 @@ def verify(
 def report(
     file: Path | None = options.MANIFEST,
     dsn: str | None = options.DSN,
-    name: str | None = typer.Option(None, "--name", metavar="RUN", help="The run [default: the newest]."),
+    name: str | None = typer.Option(None, "--name", metavar="RUN", help="The run.", show_default="the newest"),
     ledger_schema: str | None = options.LEDGER,
     json: bool = options.JSON,
     html: Path | None = typer.Option(None, metavar="FILE", help="Write it there as a page, with charts."),

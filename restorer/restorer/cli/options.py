@@ -32,13 +32,13 @@ MANIFEST = typer.Option(
 NAME = typer.Option(
     None, "--name", metavar="RUN", help="Name of the run; made from backup, target and spec when not given."
 )
-RUN_ID = typer.Option(None, "--run-id", metavar="ID", help="Another ID is another run [default: 1].")
+RUN_ID = typer.Option(None, "--run-id", metavar="ID", help="Another ID is another run.", show_default="1")
 SNAPSHOT = typer.Option(
-    None, "--snapshot", metavar="NAME", help="The snapshot folder [default: the latest complete one]."
+    None, "--snapshot", metavar="NAME", help="The snapshot folder.", show_default="the latest complete one"
 )
 TABLES = typer.Option(None, "--tables", metavar="GLOB,…", help="Only these tables; !GLOB leaves some out.")
-SCHEMA = typer.Option(None, "--schema", help="Schema of the tables [default: public].")
-LEDGER = typer.Option(None, "--ledger-schema", help="Schema of the ledger [default: dbrestore].")
+SCHEMA = typer.Option(None, "--schema", help="Schema of the tables.", show_default="public")
+LEDGER = typer.Option(None, "--ledger-schema", help="Schema of the ledger.", show_default="dbrestore")
 JSON = typer.Option(False, "--json", help="JSON log lines on stderr, the report as one line of JSON on stdout.")
 
 

@@ -27,7 +27,7 @@ from . import options
 from .inspect_commands import open_ledger, run_key
 
 app = typer.Typer(help="Records that were not loaded: list, export, repair, retry.", no_args_is_help=True)
-_RUN = typer.Option(None, "--name", metavar="RUN", help="The run [default: the newest].")
+_RUN = typer.Option(None, "--name", metavar="RUN", help="The run.", show_default="the newest")
 _TABLE = typer.Option(None, "--table", help="Only this table.")
 _KINDS = 12  # lines of the summary; --limit 0 shows all
 _INDEX = ("line", "id", "record", "reason", "sqlstate", "constraint", "column", "message")

@@ -19,6 +19,7 @@ from restorer.load.leader import worker_processes
 from restorer.load.process import spares
 from restorer.report import Report
 from restorer.run import Request, execute
+from restorer.spec import Load
 from restorer.watch import publish
 from restorer.watch.log import EventLog, scrub
 from restorer.watch.progress import Progress
@@ -42,17 +43,20 @@ def run(
     cleanup: str | None = typer.Option(
         None,
         metavar="none|truncate|delete|require-empty",
-        help="What happens to rows that are there before [default: none].",
+        help="What happens to rows that are there before.",
+        show_default="none",
     ),
     confirm: str | None = typer.Option(
         None, metavar="HOST/DATABASE", help="Typed out, for truncate and delete; local/… for a socket."
     ),
     on_conflict: str | None = typer.Option(
-        None, metavar="skip|update|reject", help="Same key, other content [default: skip]."
+        None, metavar="skip|update|reject", help="Same key, other content.", show_default="skip"
     ),
-    batch_size: int | None = typer.Option(None, metavar="N", help="Records in one transaction [default: 10000]."),
-    workers: int | None = typer.Option(None, metavar="N", help="Processes that load side by side [default: 1]."),
-    max_rejects: str | None = typer.Option(None, metavar="N|P%", help="Fail past so many rejects [default: 1%]."),
+    batch_size: int | None = typer.Option(
+        None, metavar="N", help="Records in one transaction.", show_default=str(Load().batch_rows)
+    ),
+    workers: int | None = typer.Option(None, metavar="N", help="Processes that load side by side.", show_default="1"),
+    max_rejects: str | None = typer.Option(None, metavar="N|P%", help="Fail past so many rejects.", show_default="1%"),
     dry_run: bool = typer.Option(False, "--dry-run", help="Copy every record into temporary tables; keep nothing."),
     restart: bool = typer.Option(False, "--restart", help="Forget this run's ledger rows and begin anew."),
     resume: bool = typer.Option(
@@ -65,7 +69,7 @@ def run(
     ),
     metrics_port: int | None = typer.Option(None, metavar="P", help="Serve /metrics, /progress and /healthz there."),
     termination_log: Path | None = typer.Option(
-        None, metavar="FILE", help="Keep a short report there [default: the pod's own, if there is one]."
+        None, metavar="FILE", help="Keep a short report there.", show_default="the pod's own, if there is one"
     ),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Say why each decision was made."),
     json: bool = options.JSON,

@@ -70,6 +70,7 @@ _NOT_CONNECTED = ("connection failed", "connection is bad")  # how psycopg begin
 # How libpq tells of an answer that no PostgreSQL gives. Often a proxy's or a gateway's, which speaks HTTP while the server behind
 # it is away: it may come back, as one that refuses connections.
 _NOT_POSTGRESQL = ("received invalid response to", "expected authentication request from server, but received")
+_STRANGER = "what answers there is not PostgreSQL: "
 _DEFAULTS = {
     "application_name": "restorer",
     "connect_timeout": "10",
@@ -101,7 +102,7 @@ def first_connection(
             if time.monotonic() + wait > deadline:
                 raise Unavailable(
                     f"cannot reach {label} after {seconds:.0f} s",
-                    f"{_stranger(reason)}{reason}; check host, port and that the server runs",
+                    f"{reason}; check host, port and that the server runs",
                 ) from None
             on_retry(state or "08001", wait, attempt)
             time.sleep(wait)
@@ -132,7 +133,7 @@ def _permanent(state: str, reason: str, *, again: bool = False) -> bool:
     through before; then a handshake that a dying server broke off, or was too slow for, is no reason to give up."""
     if state:
         return state.startswith(("28", "3D", "42", "08P"))
-    if _stranger(reason):
+    if reason.startswith(_STRANGER):
         return False
     refused = (
         "authentication failed",
@@ -143,10 +144,6 @@ def _permanent(state: str, reason: str, *, again: bool = False) -> bool:
     )
     words = refused if again else (*refused, "certificate", "SSL", "authentication")
     return any(w in reason for w in words) and "starting up" not in reason and "No such file" not in reason
-
-
-def _stranger(reason: str) -> str:
-    return "what answers there is not PostgreSQL: " if any(words in reason for words in _NOT_POSTGRESQL) else ""
 
 
 def _remedy(reason: str) -> str:
@@ -169,7 +166,7 @@ def connect_reason(error: Exception) -> str:
     reason = (fatal or lines or [type(error).__name__])[-1]
     for opening in _NOT_CONNECTED:
         reason = reason.removeprefix(f"{opening}: ")
-    return reason
+    return _STRANGER + reason if any(words in reason for words in _NOT_POSTGRESQL) else reason
 
 
 def never_connected(error: Exception) -> bool:

@@ -29,7 +29,7 @@ LOOK_SECONDS = 0.25  # between two looks at the ledger and the workers: what our
 LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end
 # Bytes of a file that one task covers, when there are several workers, and at its ends. A file that a killed process cut half is cut
 # again from its beginning, and must be cut at the same places: neither of these may change between versions that work on one run.
-SEGMENT, LAST_SEGMENT = 32 << 20, 4 << 20
+SEGMENT, SHORT_SEGMENT = 32 << 20, 4 << 20
 
 
 def worth_cutting(spec: RestoreSpec, plans: tuple[TablePlan, ...]) -> frozenset[str]:
@@ -157,7 +157,7 @@ class Leader:
             if plan.name not in pending:
                 continue
             cut = list[Segment]()
-            for s in reader.segments(plan.file, SEGMENT, LAST_SEGMENT):
+            for s in reader.segments(plan.file, SEGMENT, SHORT_SEGMENT):
                 cut.append(s)
                 self._retrying(partial(self._add, plan.name, [s]), what="ledger")
                 yield plan.name
