@@ -111,6 +111,20 @@ def test_nobody_waits_who_could_be_woken(at: Restore) -> None:
     assert at.value("SELECT count(*) FROM d") == 100
 
 
+def test_a_worker_that_dies_is_replaced_at_the_first_look() -> None:
+    """Its pipe ends a moment before the system knows of its death."""
+    events: list[AnyEvent] = []
+    dying = [sys.executable, "-c", "import os, time; os.close(1); time.sleep(0.1); os._exit(9)"]
+    process = subprocess.Popen(dying, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    pool = Pool(Context("", "r", {}, (), ""), 1, events.append, [process])
+    try:
+        pool.wait(30)
+        assert pool.check()
+        assert [type(event) for event in events] == [Warned]
+    finally:
+        pool.stop()
+
+
 def test_a_worker_that_is_stopped_does_not_stop_its_parent(at: Restore) -> None:
     """Its pipe is full one day: `wake` must not wait for room in it."""
     process = Forked([])

@@ -17,6 +17,7 @@ from restorer.load.process import Process, start
 from restorer.load.worker import Context
 
 RESTARTS = 3  # of workers that died without a word (out of memory, kill -9), over the whole run
+END_SECONDS = 0.5  # from a worker's last word to its end: it has nothing left to do
 STOP_SECONDS = 2.5  # for all of them; then they are killed, and the server rolls back by itself
 _BY_CODE: dict[int, type[RestoreError]] = {1: Unavailable, 2: LoadFailed}
 
@@ -32,6 +33,7 @@ class Pool:
         self._readers: list[threading.Thread] = []
         self._errors: dict[int, Failed] = {}
         self._restarts = 0
+        self._silent: set[int] = set()  # process ids of those that have closed their pipe
         self._news = threading.Event()
         for _ in range(workers):
             self._start()
@@ -60,6 +62,7 @@ class Pool:
                     self._news.set()
                 else:
                     self._emit(event)
+        self._silent.add(process.pid)
         self._news.set()
 
     def wait(self, most: float) -> None:
@@ -77,10 +80,14 @@ class Pool:
     def check(self) -> bool:
         """Whether any worker is still at work. Raises the error of one that failed; starts one that died again."""
         for process in list(self._processes):
+            if process.pid in self._silent:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(END_SECONDS)
             code = process.poll()
             if code is None:
                 continue
             self._processes.remove(process)
+            self._silent.discard(process.pid)
             if code == 0:
                 continue
             for reader in self._readers:
