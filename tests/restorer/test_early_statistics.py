@@ -46,14 +46,24 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def slowly(seen: list[str], seconds: float = 5) -> Callable[[AnyEvent], None]:
-    """Hears of the second table only when the first one's statistics were begun, or so many seconds later; notes phases in `seen`."""
+    """As `until`; notes phases in `seen` as well."""
+    wait = until(seen, seconds)
 
     def emit(event: AnyEvent) -> None:
         if isinstance(event, PhaseChanged):
             seen.append(event.phase)
+        wait(event)
+
+    return emit
+
+
+def until(begun: list[str], seconds: float = 5) -> Callable[[AnyEvent], None]:
+    """Hears of the second table only when the first one's statistics were begun, or so many seconds later."""
+
+    def emit(event: AnyEvent) -> None:
         if event == TableChanged("t", "Loading"):
-            until = time.monotonic() + seconds
-            while "p" not in seen and time.monotonic() < until:
+            latest = time.monotonic() + seconds
+            while "p" not in begun and time.monotonic() < latest:
                 time.sleep(0.01)
 
     return emit
@@ -89,7 +99,7 @@ def test_what_failed_is_done_at_the_end(family: Restore, seen: list[str], monkey
         analyze(conn, plan, untouched=untouched)
 
     monkeypatch.setattr(statistics, "analyze", once)
-    family.ok(load={"workers": 2})
+    family.ok(load={"workers": 2}, emit=until(failed))
     assert failed == ["p"]
     assert sorted(seen) == ["p", "t"]
     assert family.value("SELECT count(*) FROM pg_stats WHERE schemaname = 'public'") == 4

@@ -75,6 +75,8 @@ TYPES: dict[str, ColumnType] = {
     "point": ColumnType("point"),
     "pg_lsn": ColumnType("pg_lsn"),
 }
+#: Types whose values have spellings of their own here. (Before 16 a cut "char" may be half a character, which nobody can read.)
+SPELL_OTHERWISE = ("bytea", "timetz", "money", '"char"')
 #: Of these the exact way knows every value: it takes what the input function takes, and sends nothing it refuses.
 KNOWN = (
     "bool",
@@ -223,7 +225,7 @@ def check(db: psycopg.Connection, spelling: str, values: list[bytes]) -> None:
         rows = convert.exact(piece(convert, records))
         sent = {n: line for n, line in enumerate(rows.lines) if n not in rows.problems}
         exact = target.copied(sent)
-        oracle = target.oracle(dict(enumerate(values)))
+        oracle = {} if spelling in SPELL_OTHERWISE else target.oracle(dict(enumerate(values)))
 
     for way in (verbatim, mixed, trusted):
         for number, stored in way.items():
@@ -239,9 +241,8 @@ def check(db: psycopg.Connection, spelling: str, values: list[bytes]) -> None:
         assert problem.sqlstate, values[number]
         assert problem.column in ("v", ""), values[number]
         assert rows.lines[number] == b""
-    if spelling not in ("bytea", "timetz", "money", '"char"'):  # these have spellings of their own
-        for number in exact.keys() & oracle.keys():
-            assert exact[number] == oracle[number], ("not what the input function makes of it", values[number])
+    for number in exact.keys() & oracle.keys():
+        assert exact[number] == oracle[number], ("not what the input function makes of it", values[number])
     if spelling in KNOWN:
         for number in sent.keys() - exact.keys():
             assert b"_" in values[number] or b"0x" in values[number], (

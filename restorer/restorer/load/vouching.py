@@ -59,7 +59,8 @@ class Voucher:
 
 
 # A dependency on a function or operator is noted for those that are not PostgreSQL's own (documentation, pg_depend). An expression
-# that casts to a domain depends on that type alone, whatever its constraints call.
+# that casts to a domain depends on that type alone, whatever its constraints call. Before 15 the expression of a generated column has
+# its dependencies noted as the table's.
 _SOMETHING_ELSE = """
 WITH RECURSIVE types AS (SELECT a.atttypid AS oid FROM pg_attribute a WHERE a.attrelid = %(table)s::oid AND a.attnum > 0 AND NOT a.attisdropped
        UNION SELECT of.oid FROM types JOIN pg_type y ON y.oid = types.oid, LATERAL (VALUES (y.typelem), (y.typbasetype)) of (oid) WHERE of.oid <> 0)
@@ -68,7 +69,8 @@ SELECT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = %(table)s::oid AND t.t
   OR EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = %(table)s::oid AND r.ev_type = '3')
   OR EXISTS (SELECT FROM types JOIN pg_type y ON y.oid = types.oid WHERE y.typtype NOT IN ('b', 'e', 'd'))
   OR EXISTS (SELECT FROM (
-         SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index i WHERE i.indrelid = %(table)s::oid
+         SELECT 'pg_class'::regclass, %(table)s::oid
+         UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index i WHERE i.indrelid = %(table)s::oid
          UNION ALL SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint c
          WHERE c.conrelid = %(table)s::oid OR c.contypid IN (SELECT oid FROM types)
          UNION ALL SELECT 'pg_type'::regclass, y.oid FROM types JOIN pg_type y ON y.oid = types.oid WHERE y.typtype = 'd'
