@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 DOCKER := docker
 KIND := kind
 
-.PHONY: help setup demo test kube pytest slow e2e e2e-slow image kind-up kind-down bench bench-operator lint format types imports crds dashboard lock clean
+.PHONY: help setup demo test kube pytest slow versions e2e e2e-slow image kind-up kind-down bench bench-operator lint format types imports crds dashboard lock clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ pytest: kube     ## the tests that are not slow
 
 slow: kube       ## the slow tests, properties with more examples, and what is skipped
 	THOROUGH=1 $(BIN)/python -m pytest -m "(slow or property) and not e2e" -rs --timeout=1200 $(ARGS) || test $$? -eq 5  # 5: there are none
+
+versions: setup  ## the restorer's tests on PostgreSQL 13, and on 14 to 17 those that a server decides
+	scripts/on-versions $(BIN)/python $(ARGS)
 
 e2e: setup       ## the whole thing, on the cluster that KUBECONFIG names; the image must be on its node
 	E2E_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m "e2e and not slow" tests/e2e -rs --timeout=900 $(ARGS)

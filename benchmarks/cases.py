@@ -101,13 +101,15 @@ class Bench:
             lambda: self._compare(counters),
         )
 
-    def lms(self, records: int, bad_percent: float, workers: int) -> tuple[Case, int]:
-        """The learning platform's 24 tables. -> (case, bytes of the backup)"""
+    def lms(self, records: int, bad_percent: float, workers: int, *, paragraphs: int = 1) -> tuple[Case, int]:
+        """The learning platform's 24 tables, with texts of so many paragraphs. -> (case, bytes of the backup)"""
         from restorer.demo import lms
 
         self._say(f"writing {records:,} records in 24 tables, {bad_percent:g} % bad")
         name = f"lms-{records}-{bad_percent:g}"
-        made = lms.generate(self.folder / name, records, bad_percent=bad_percent, snapshots=(lms.SNAPSHOT,))
+        made = lms.generate(
+            self.folder / name, records, bad_percent=bad_percent, snapshots=(lms.SNAPSHOT,), paragraphs=paragraphs
+        )
 
         def anew() -> None:
             if self._has(name):

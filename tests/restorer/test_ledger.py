@@ -10,7 +10,7 @@ import msgspec
 import psycopg
 import pytest
 from fix_restore import Restore
-from restorer.database.ledger import Ledger, ddl
+from restorer.database.ledger import Ledger, ddl, purge_runs
 from restorer.database.tasks import Tasks
 from restorer.events import AnyEvent, BatchLoaded, PhaseChanged, Retried
 
@@ -319,6 +319,23 @@ def test_rejects_are_purged_after_their_time_and_not_before(forty: Restore):
     assert ledger.purge_expired(forty.db) == 0
     forty.schema("UPDATE dbrestore.runs SET finished_at = now() - interval '6 days'")
     assert ledger.purge_expired(forty.db) == 1 and result.rejects() == []
+
+
+@pytest.mark.parametrize("how", ["purge", "restart", "by hand"])
+def test_what_waits_goes_with_its_run(at: Restore, how: str):
+    """A run that is stopped while rows wait for parents that only come later in the file."""
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, up int REFERENCES t)")
+    at.file("t", [{"id": i, "up": 39 - i} for i in range(40)])
+    at.stopped(2, name="r", batch=10)
+    waiting = "SELECT (SELECT count(*) FROM dbrestore.deferred), (SELECT count(*) FROM dbrestore.waiting_keys)"
+    assert at.rows() == [] and at.db.execute(waiting).fetchone() == (20, 20)
+    if how == "purge":
+        assert purge_runs(at.db, "dbrestore", ["r"], None, rejects_only=False) == ["r"]
+        assert at.db.execute(waiting).fetchone() == (0, 0)
+    elif how == "by hand":
+        at.schema("DELETE FROM dbrestore.runs")
+    assert at.ok(name="r", batch=7, restart=how == "restart").counts() == {"inserted": 40}
+    assert at.db.execute(waiting).fetchone() == (0, 0)
 
 
 def test_the_sums_of_a_task_are_held_by_the_database_itself(forty: Restore):

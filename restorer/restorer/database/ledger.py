@@ -213,6 +213,7 @@ class Ledger:
         with conn.transaction():
             conn.execute("SET LOCAL synchronous_commit = on")
             self.fence(conn)
+            self.sweep(conn)  # of a run that somebody deleted by hand
             conn.execute(
                 self.q(
                     "INSERT INTO {runs} (run, spec_hash, spec, snapshot, fingerprint, bytes, warnings, retain_days, marks) "
@@ -325,7 +326,16 @@ class Ledger:
         """Deletes all rows of this run, for `--restart`."""
         with conn.transaction():
             conn.execute(self.q("DELETE FROM {runs} WHERE run = %s"), (self.run,))
+            self.sweep(conn)
             conn.execute(self.q("DELETE FROM {owners} WHERE run = %s AND owner <> %s"), (self.run, self.owner))
+
+    def sweep(self, conn: Connection) -> None:
+        """Deletes what waits of runs that are no more. A statement of its own, behind the one that deleted them: that one may have
+        waited for a last batch to commit."""
+        for waiting in ("{deferred}", "{waiting_keys}"):
+            conn.execute(
+                self.q(f"DELETE FROM {waiting} w WHERE NOT EXISTS (SELECT FROM {{runs}} r WHERE r.run = w.run)")
+            )
 
     def purge_expired(self, conn: Connection) -> int:
         """Deletes rejects of finished runs past their retention (`ledger.rejectRetentionDays`, 0 keeps them). -> rows"""
@@ -374,7 +384,10 @@ def purge_runs(
     )
     what = "{rejects}" if rejects_only else "{runs}"
     query = f"WITH gone AS (DELETE FROM {what} WHERE run IN ({chosen}) RETURNING run) SELECT DISTINCT run FROM gone ORDER BY 1"
-    return [row[0] for row in conn.execute(ledger.q(query), (names, older_than_days, names))]
+    with conn.transaction():
+        gone = [row[0] for row in conn.execute(ledger.q(query), (names, older_than_days, names))]
+        ledger.sweep(conn)
+    return gone
 
 
 def taken_over(run: str) -> Unavailable:

@@ -105,25 +105,26 @@ CREATE TABLE IF NOT EXISTS {schema}.rejects (
 CREATE INDEX IF NOT EXISTS rejects_run ON {schema}.rejects (run, table_name, ordinal);
 
 -- Records that wait: for parents in the same cycle of foreign keys, or, in a file that is loaded in segments, until it is
--- known which of several records with one key comes first. Empty again when the table is settled.
+-- known which of several records with one key comes first. Empty again when the table is settled. They come by the hundred
+-- thousand: no foreign key is looked up for each (whoever deletes a run deletes them too), and no time spent on making them smaller.
 CREATE TABLE IF NOT EXISTS {schema}.deferred (
     run         text NOT NULL,
-    task        bigint NOT NULL REFERENCES {schema}.tasks ON DELETE CASCADE,
+    task        bigint NOT NULL,
     table_name  text NOT NULL,
     ordinal     bigint NOT NULL,
     byte_offset bigint NOT NULL,
     record      bytea NOT NULL,
     PRIMARY KEY (run, table_name, ordinal)
-);
+) WITH (toast_tuple_target = 8160);
 
--- Hashes of the keys that waiting rows have: a later row with one of them waits behind them.
+-- Hashes of the keys that waiting rows have: a later row with one of them waits behind them. As many.
 CREATE TABLE IF NOT EXISTS {schema}.waiting_keys (
-    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    run         text NOT NULL REFERENCES {schema}.runs ON DELETE CASCADE,
+    id          bigint GENERATED ALWAYS AS IDENTITY,
+    run         text NOT NULL,
     table_name  text NOT NULL,
-    key         bigint NOT NULL
+    key         bigint NOT NULL,
+    PRIMARY KEY (key, id)
 );
-CREATE INDEX IF NOT EXISTS waiting_keys_key ON {schema}.waiting_keys (run, table_name, key);
 
 -- What one transaction wrote of a file that is loaded in segments: the row here and the rows of the table have the same xmin.
 -- Empty again when the table is settled.

@@ -116,16 +116,18 @@ def generate(
     bad_percent: float = 1.0,
     snapshots: tuple[str, ...] = (OLDER_SNAPSHOT, SNAPSHOT),
     progress: Progress | None = None,
+    paragraphs: int = 1,
 ) -> Generated:
     """Writes the volume into `folder`. The last of `snapshots` gets all the records, the others a few tables.
 
     `records` counts the bad ones too, at least 1,000; `bad_percent` from 0 to 10. `progress(done, total)` is called
-    every few hundred records. Raises ValueError for numbers outside these ranges.
+    every few hundred records. `paragraphs`: how long the longer texts are (1: 310 bytes of JSON a record on average; each
+    further one adds 50). Raises ValueError for numbers outside these ranges.
     """
-    if records < MINIMUM or not 0 <= bad_percent <= 10:
-        raise ValueError(f"records must be at least {MINIMUM} and bad_percent from 0 to 10")
+    if records < MINIMUM or not 0 <= bad_percent <= 10 or paragraphs < 1:
+        raise ValueError(f"records must be at least {MINIMUM}, bad_percent from 0 to 10, paragraphs at least 1")
     sizes = _sizes(records, bad_percent)
-    world = World({name: good for name, (good, _) in sizes.items()}, seed)
+    world = World({name: good for name, (good, _) in sizes.items()}, seed, paragraphs)
     application = folder / APPLICATION
     application.mkdir(parents=True, exist_ok=True)
     for name in snapshots[:-1]:

@@ -23,10 +23,13 @@ _BIG = 2**53 + 1  # BigInt keys that a float cannot hold
 
 
 class World:
-    """What rows depend on: how many good rows each table has, and the seed."""
+    """What rows depend on: how many good rows each table has, the seed, and of how many paragraphs long texts are."""
 
-    def __init__(self, good: Mapping[str, int], seed: int) -> None:
+    def __init__(self, good: Mapping[str, int], seed: int, paragraphs: int = 1) -> None:
         self.good = good
+        self.plain = tuple(
+            " ".join(PLAIN[(first + n) % len(PLAIN)] for n in range(paragraphs)) for first in range(len(PLAIN))
+        )
         self._seed = (seed * 0x85EBCA6B + 0x165667B1) & 0xFFFFFFFF
 
     def mix(self, i: int) -> int:
@@ -90,7 +93,7 @@ def profile(w: World, i: int) -> Record:
     return {
         "id": w.uuid(PROFILE, i),
         "userId": w.uuid(USER, i),
-        "bio": PLAIN[h & 7] if h & 8 else TEXTS[h % len(TEXTS)],
+        "bio": w.plain[h & 7] if h & 8 else TEXTS[h % len(TEXTS)],
         "avatarUrl": f"https://cdn.example.edu.vn/a/{h:08x}.webp" if h & 3 else None,
         "interests": list(TAGS[h % 6 : h % 6 + (h >> 4) % 4]),
         "social": {"zalo": f"0{900000000 + i}", "theo dõi": h % 1000, "links": []} if h & 1 else None,
@@ -120,7 +123,7 @@ def course(w: World, i: int) -> Record:
         "id": w.cuid(COURSE, i),
         "title": TITLES[h % 80],
         "slug": f"khoa-hoc-{i + 1}",
-        "description": f"{PLAIN[h & 7]}\n\n{TEXTS[h % len(TEXTS)]}",
+        "description": f"{w.plain[h & 7]}\n\n{TEXTS[h % len(TEXTS)]}",
         "level": ("BEGINNER", "INTERMEDIATE", "ADVANCED")[h % 3],
         "status": ("DRAFT", "PUBLISHED", "ARCHIVED")[(h >> 4) % 3],
         "price": _money(h % 500_000_000),
@@ -162,7 +165,7 @@ def lesson(w: World, i: int) -> Record:
         "moduleId": w.cuid(MODULE, i % modules),
         "courseId": w.cuid(COURSE, i % modules % w.good["courses"]),
         "title": f"Bài {i + 1}. {TITLES[h % 80]}",
-        "content": f"{PLAIN[h & 7]} {PLAIN[h >> 3 & 7]}" if h & 7 else TEXTS[h % len(TEXTS)],
+        "content": f"{w.plain[h & 7]} {w.plain[h >> 3 & 7]}" if h & 7 else TEXTS[h % len(TEXTS)],
         "durationSeconds": h % 5400 + 1,
         "isPreview": h & 1 == 0,
         "resources": [{"url": f"https://cdn.example.edu.vn/r/{h:08x}.pdf", "tên": TOPICS[h & 7]}] if h & 6 else [],
@@ -285,7 +288,7 @@ def submission(w: World, i: int) -> Record:
         "assignmentId": w.cuid(ASSIGNMENT, i % assignments),
         "userId": w.uuid(USER, (i // assignments + i % assignments) % w.good["users"]),
         "fileId": w.uuid(FILE, h % w.good["files"]) if h & 1 else None,
-        "content": TEXTS[h % len(TEXTS)] if h & 3 == 0 else PLAIN[h & 7],
+        "content": TEXTS[h % len(TEXTS)] if h & 3 == 0 else w.plain[h & 7],
         "grade": _money(h % 1001) if h & 6 else None,
         "submittedAt": _at(h),
     }
@@ -302,7 +305,7 @@ def comment(w: World, i: int) -> Record:
         "lessonId": w.cuid(LESSON, h % w.good["lessons"]),
         "author": w.uuid(USER, i % w.good["users"]) if h & 31 else None,
         "parentId": parent,
-        "body": TEXTS[h % len(TEXTS)] if h & 7 == 0 else PLAIN[h & 7],
+        "body": TEXTS[h % len(TEXTS)] if h & 7 == 0 else w.plain[h & 7],
         "reactions": {"👍": h % 20, "tim": h >> 5 & 7} if h & 1 else {},
         "createdAt": _at(h),
     }
@@ -315,7 +318,7 @@ def notification(w: World, i: int) -> Record:
         "userId": w.uuid(USER, h % w.good["users"]),
         "channel": ("EMAIL", "PUSH", "ZALO")[h % 3],
         "title": TITLES[h % 80],
-        "body": PLAIN[h & 7] if h & 15 else TEXTS[h % len(TEXTS)],
+        "body": w.plain[h & 7] if h & 15 else TEXTS[h % len(TEXTS)],
         "data": {"url": f"/khoa-hoc/{h % 500}", "n": h} if h & 1 else None,
         "readAt": _at(h >> 3) if h & 2 else None,
         "createdAt": _at(h),
