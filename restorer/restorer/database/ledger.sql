@@ -117,13 +117,14 @@ CREATE TABLE IF NOT EXISTS {schema}.deferred (
     PRIMARY KEY (run, table_name, ordinal)
 ) WITH (toast_tuple_target = 8160);
 
--- Hashes of the keys that waiting rows have: a later row with one of them waits behind them. As many.
+-- Hashes of the keys that waiting rows have: a later row with one of them waits behind them. As many. The index begins with what is
+-- quickest to compare, and holds all that is asked for, or the whole table would be read for each batch.
 CREATE TABLE IF NOT EXISTS {schema}.waiting_keys (
     id          bigint GENERATED ALWAYS AS IDENTITY,
     run         text NOT NULL,
     table_name  text NOT NULL,
     key         bigint NOT NULL,
-    PRIMARY KEY (key, id)
+    PRIMARY KEY (key, run, table_name, id)
 );
 
 -- What one transaction wrote of a file that is loaded in segments: the row here and the rows of the table have the same xmin.
