@@ -11,8 +11,11 @@ import psycopg
 import pytest
 from fix_restore import Restore
 from restorer.database.ledger import Ledger, ddl, purge_runs
+from restorer.database.session import Session
 from restorer.database.tasks import Tasks
+from restorer.database.waiting import Waiting
 from restorer.events import AnyEvent, BatchLoaded, PhaseChanged, Retried
+from restorer.spec import Retry
 
 FORTY = [{"id": i, "v": f"v{i}"} for i in range(40)]
 
@@ -336,6 +339,21 @@ def test_what_waits_goes_with_its_run(at: Restore, how: str):
         at.schema("DELETE FROM dbrestore.runs")
     assert at.ok(name="r", batch=7, restart=how == "restart").counts() == {"inserted": 40}
     assert at.db.execute(waiting).fetchone() == (0, 0)
+
+
+def test_what_a_batch_asks_of_those_that_wait_does_not_grow_with_them(forty: Restore):
+    forty.ok(name="r")
+    session, ledger = Session(forty.dsn, Retry(), lambda _: None), Ledger("dbrestore", "r")
+    with session.transaction(staged=True) as conn:
+        conn.execute(
+            "INSERT INTO dbrestore.waiting_keys (run, table_name, key) SELECT 'r', 't', hashint8extended(n, 0) FROM generate_series(1, 50000) n"
+        )
+        held = Waiting(ledger).held(conn, "t", range(10_000))
+        scans = conn.execute(
+            "SELECT seq_scan, idx_scan > 0 FROM pg_stat_xact_user_tables WHERE relname = 'waiting_keys'"
+        )
+        assert (held, scans.fetchone()) == (set(), (0, True))
+    session.close()
 
 
 def test_the_sums_of_a_task_are_held_by_the_database_itself(forty: Restore):
