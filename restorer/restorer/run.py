@@ -103,7 +103,8 @@ class _Execution:
         self.emit(PhaseChanged("Validating"))
         settle_in()
         conn = first_connection(
-            self.request.conninfo, lambda state, wait, n: self.emit(Retried(state, wait, n, "connecting"))
+            self.request.conninfo,
+            lambda state, wait, n, why: self.emit(Retried(state, wait, n, f"connecting: {why}")),
         )
         self.session = Session(
             self.request.conninfo, self.spec.retry, self.emit, conn=conn, one_connection=self.scratch

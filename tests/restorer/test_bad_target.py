@@ -42,6 +42,8 @@ def test_a_wrong_host_or_port_is_worth_another_try(cli: Cli, good: Path, tmp_pat
         dsn = f"postgresql://u:hunter2@/d?host={host}&port={port}&connect_timeout=1"
         end = restorer("run", "--backup", good, "--dsn", dsn, "--report", report)
         check_refused(end, 1, ("cannot reach", "after 1 s", why, "check host, port"), report)
+        tries = [line for line in end.err.splitlines() if '"event": "retry"' in line]
+        assert tries and all('"message": "connecting: ' in line and why in line for line in tries)
 
 
 @contextmanager

@@ -187,7 +187,7 @@ def test_it_ends_while_it_waits_for_a_server_or_a_target(begin: Any, volume: Pat
     with psycopg.connect(dsn) as holding:  # so that the first one is not done meanwhile
         holding.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
         for args, said in (
-            (("--dsn", nobody), '"connecting"'),
+            (("--dsn", nobody), '"connecting: '),
             (("--dsn", dsn, *other), "is being restored by run 'signals/1'"),
         ):
             started = Started("run", "--backup", volume, "--json", *args, env=environment())

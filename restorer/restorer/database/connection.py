@@ -81,10 +81,10 @@ _DEFAULTS = {
 
 
 def first_connection(
-    conninfo: str, on_retry: Callable[[str, float, int], None], seconds: float | None = None
+    conninfo: str, on_retry: Callable[[str, float, int, str], None], seconds: float | None = None
 ) -> Connection:
     """The run's first connection. A server that is starting or not reachable gets `seconds`; by default as many as the
-    connection string or PGCONNECT_TIMEOUT say, else 30.
+    connection string or PGCONNECT_TIMEOUT say, else 30. `on_retry(SQLSTATE, seconds to wait, attempt, why)`.
 
     Raises Unavailable (host, port, no PostgreSQL there, starting up, too many connections) or Refused (password, database,
     role, TLS).
@@ -104,7 +104,7 @@ def first_connection(
                     f"cannot reach {label} after {seconds:.0f} s",
                     f"{reason}; check host, port and that the server runs",
                 ) from None
-            on_retry(state or "08001", wait, attempt)
+            on_retry(state or "08001", wait, attempt, reason)
             time.sleep(wait)
     raise AssertionError("backoff never ends")
 
