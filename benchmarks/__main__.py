@@ -27,7 +27,7 @@ from .spoiled import Spoiler
 NAMES = ("copy", "workers", "memory", "bad", "there", "insert", "lms", "stages")
 ROOM = {False: 8 << 30, True: 40 << 30}  # bytes of disk that it takes, at most, without and with --large
 MIB = 2**20
-LONG = 4  # paragraphs of the texts in 24 large tables: 10 M records are the 4.5 GB that a real one of that size has
+LONG = 4  # paragraphs of the texts in 24 large tables: 10 M records are 4.7 GB (4.5 are asked for)
 
 
 class Benchmarks:

