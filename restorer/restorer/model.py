@@ -105,7 +105,8 @@ class Table(msgspec.Struct, frozen=True):
     """A table as the catalog shows it. `rls`: row security would apply to this role. `changing`: BEFORE INSERT triggers
     may change a row before its constraints are looked at. `ruled`: rules rewrite INSERT, which COPY passes by. `undoable`:
     a row that was put in can be taken out again and leaves no trace there: no triggers or rules for INSERT or DELETE, also
-    of partitions, which have no keys of their own and are all here; a publication of deletes would know which row it was."""
+    of partitions, which have no keys of their own and are all here; a publication of deletes would know which row it was. `analyzable`:
+    this role may ANALYZE it."""
 
     schema: str
     name: str
@@ -123,6 +124,7 @@ class Table(msgspec.Struct, frozen=True):
     changing: bool = False
     ruled: bool = False
     undoable: bool = True
+    analyzable: bool = True
 
     @property
     def primary_key(self) -> tuple[str, ...]:

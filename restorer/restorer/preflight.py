@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from restorer import naming, plan
-from restorer.database import catalog, clean
+from restorer.database import catalog, clean, ledger_schema
 from restorer.database.catalog import Server
 from restorer.database.connection import Connection, target_label
 from restorer.errors import Refused, RestoreError
@@ -20,6 +20,7 @@ from restorer.source.snapshot import Snapshot
 from restorer.spec import RestoreSpec
 
 OLDEST, NEWEST = 13, 18
+_NAMED = 3  # tables in a warning
 _SAMPLED = 200  # records looked at for their keys
 _KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -74,6 +75,7 @@ def prepare(conn: Connection, spec: RestoreSpec, snapshot: Snapshot, *, conninfo
     emptied = [p.table for p in made.tables] if spec.cleanup in ("Truncate", "Delete") else []
     into, heirs = catalog.foreign_keys_into(conn, emptied), catalog.heirs(conn, emptied)
     if spec.mode == "Apply":
+        problems += ledger_schema.refusals(conn, spec.ledger.schema_, can_temp=server.can_temp)
         problems += clean.refusals(spec, target_label(conninfo), server.protected, made.tables, into, heirs)
         if spec.cleanup == "RequireEmpty" and fresh and (full := clean.not_empty(conn, made.tables)):
             problems.append(
@@ -83,7 +85,11 @@ def prepare(conn: Connection, spec: RestoreSpec, snapshot: Snapshot, *, conninfo
     if problems:
         raise _refused(problems)
     return Prepared(
-        snapshot, backup.fingerprint(snapshot), server, made, (*snapshot.warnings, *warnings, *made.warnings)
+        snapshot,
+        backup.fingerprint(snapshot),
+        server,
+        made,
+        (*snapshot.warnings, *warnings, *made.warnings, *_unanalyzed(spec, made)),
     )
 
 
@@ -129,6 +135,18 @@ def _rights(spec: RestoreSpec, made: Plan) -> list[str]:
         locked = [c.sequence for p in made.tables for c in p.table.columns if c.sequence_locked]
         problems += [f"no SELECT and UPDATE privilege on sequence {name}: grant them to this role" for name in locked]
     return problems
+
+
+def _unanalyzed(spec: RestoreSpec, made: Plan) -> list[str]:
+    """What the planner will not know."""
+    names = [p.name for p in made.tables if not p.table.analyzable]
+    if spec.mode != "Apply" or not names:
+        return []
+    more = len(names) - _NAMED
+    some = ", ".join(names[:_NAMED]) + (f" and {more} more table{'' if more == 1 else 's'}" if more > 0 else "")
+    return [
+        f"{some}: no ANALYZE, as this role neither owns them nor has MAINTAIN (PostgreSQL 17): have the owner run it"
+    ]
 
 
 def sample(file: TableFile) -> Sample:

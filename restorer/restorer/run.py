@@ -19,7 +19,8 @@ import psycopg
 from restorer import preflight
 from restorer.database import account, clean, verify
 from restorer.database.connection import Connection, first_connection, target_label
-from restorer.database.ledger import PREPARED, SCRATCH, Ledger, Run, ensure, exists, refuse_holder, taken_over
+from restorer.database.ledger import PREPARED, Ledger, Run, refuse_holder, taken_over
+from restorer.database.ledger_schema import RIGHTS, SCRATCH, ensure, exists
 from restorer.database.session import AGAIN, Session, failure_of
 from restorer.errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
 from restorer.events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableCounts, TableStart, Warned
@@ -181,7 +182,7 @@ class _Execution:
 
     def _find(self, conn: Connection) -> Run | None:
         """This run in the ledger, if it is there. Refused when it was begun with another spec."""
-        if not exists(conn, self.ledger.schema):
+        if not exists(conn, self.ledger.schema, RIGHTS):
             return None
         found = self.ledger.find(conn)
         if found is not None and found.spec_hash != self.spec.digest() and not self.request.restart:
@@ -233,8 +234,9 @@ class _Execution:
             return self.ledger.take_target(conn) is None
         ensure(conn, self.ledger.schema)
         if self.heartbeat is None:
-            self.heartbeat = Heartbeat(self.request.conninfo, self.ledger, leader=False)  # not before it is ours
-            self.heartbeat.start()
+            # It leads once the target is ours, not before.
+            self.heartbeat = heartbeat = Heartbeat(self.request.conninfo, self.ledger, leader=False)
+            self.session.retrying(lambda _: heartbeat.start(), what="registering this process")
         began, said = time.monotonic(), False
         while (holder := self.ledger.take_target(conn)) is not None:
             if holder == self.ledger.run and self.spec.load.pods > 1:

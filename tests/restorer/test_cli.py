@@ -357,14 +357,23 @@ def test_a_retry_without_repair_settles_what_waited_for_its_parent(
     assert count(people) == 203
 
 
-def test_rejects_of_a_run_under_way_are_not_retried(dsn: str, people: Db, tmp_path: Path) -> None:
+def test_of_a_run_under_way_rejects_are_not_retried_and_nothing_is_purged(dsn: str, people: Db, tmp_path: Path) -> None:
     backup = write_backup(tmp_path, people=[{"id": i, "name": "n"} for i in range(20_000)])
     started = Started("run", "--backup", backup, "--dsn", dsn, "--name", "x", "--batch-size", 20)
     try:
         started.until(lambda: count(people) > 0)
         check_refused(restorer("rejects", "retry", "--dsn", dsn), 2, ("run 'x/1' is not finished", "finish it first"))
+        check_refused(restorer("ledger", "purge", "x/1", "--dsn", dsn), 2, ("run 'x/1' is under way", "stop it first"))
+        started.kill_group()
+        assert started.end().code == -9
     finally:
         started.close()
+    people.execute(
+        "UPDATE dbrestore.owners SET lease_until = clock_timestamp() - interval '1 second'"
+    )  # it would in 10 s
+    assert restorer("ledger", "purge", "x/1", "--dsn", dsn).out == "forgot 1 run: x/1\n"
+    backup = write_backup(tmp_path, people=PEOPLE)
+    assert restorer("run", "--backup", backup, "--dsn", dsn, "--name", "x").code == 0
 
 
 # -- the ledger ------------------------------------------------------------------------------------------------------
@@ -381,5 +390,6 @@ def test_ledger_ddl_runs_and_purge(cli: Cli, people: Db, dsn: str, backup: Path)
     assert "a/1" in cli("ledger", "runs", "--dsn", dsn, "--ledger-schema", "books").out
     purge = ("ledger", "purge", "--dsn", dsn, "--ledger-schema", "books")
     assert "forgot 0 runs" in cli(*purge, "--older-than", 1).out
+    check_refused(cli(*purge, "a/1", "a"), 2, ("no run 'a' in the ledger", "there are: a/1"))
     assert "forgot 1 run: a/1" in cli(*purge, "a/1").out
     assert cli(*args, "--ledger-schema", "books", "--name", "a").report["totals"]["duplicate"] == 200

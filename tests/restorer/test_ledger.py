@@ -10,7 +10,9 @@ import msgspec
 import psycopg
 import pytest
 from fix_restore import Restore
-from restorer.database.ledger import Ledger, ddl, purge_runs
+from restorer.database.ledger import Ledger
+from restorer.database.ledger_schema import ddl
+from restorer.database.runs import purge_runs
 from restorer.database.session import Session
 from restorer.database.tasks import Tasks
 from restorer.database.waiting import Waiting

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import typer
 
 from restorer.database.connection import Connection, first_connection, target_label
-from restorer.database.ledger import Ledger, exists
+from restorer.database.ledger import Ledger
+from restorer.database.ledger_schema import exists
+from restorer.database.runs import no_such_run
 from restorer.errors import Refused
 from restorer.model import TablePlan
 from restorer.preflight import Prepared, find, prepare
@@ -188,10 +191,10 @@ def _write_page(file: Path, conninfo: str, schema: str, name: str | None) -> Non
         raise Refused(f"cannot write {file}: {error.strerror}", "name a file in a folder that is there") from None
 
 
-def open_ledger(conn: Connection, schema: str, name: str | None) -> Ledger:
+def open_ledger(conn: Connection, schema: str, name: str | None, rights: Sequence[str] = ("SELECT",)) -> Ledger:
     """The ledger of one run: by its key, its name without the run ID, or the newest. Raises Refused, naming those there
-    are."""
-    if not exists(conn, schema):
+    are. `rights`: what is to be done in it."""
+    if not exists(conn, schema, rights):
         raise Refused(
             f"there is no ledger in schema {schema!r}",
             "nothing was restored here, or name the schema with --ledger-schema",
@@ -201,9 +204,6 @@ def open_ledger(conn: Connection, schema: str, name: str | None) -> Ledger:
     runs = [row[0] for row in rows]
     fits = [r for r in runs if name is None or r == name or r.rpartition("/")[0] == name]
     if not fits:
-        raise Refused(
-            f"no run {name!r} in the ledger" if name else "the ledger has no runs",
-            f"there are: {', '.join(runs[:5]) or 'none'}",
-        )
+        raise no_such_run(name, runs) if name else Refused("the ledger has no runs", "nothing was restored here")
     ledger.run = fits[0]
     return ledger

@@ -9,8 +9,9 @@ import msgspec
 import typer
 
 from restorer.database.connection import first_connection
-from restorer.database.ledger import ddl as ledger_ddl
-from restorer.database.ledger import exists, list_runs, purge_runs
+from restorer.database.ledger_schema import ddl as ledger_ddl
+from restorer.database.ledger_schema import exists
+from restorer.database.runs import list_runs, purge_runs
 from restorer.errors import Refused
 
 from . import options
@@ -19,9 +20,12 @@ app = typer.Typer(help="The ledger in the target database.", no_args_is_help=Tru
 
 
 @app.command()
-def ddl(ledger_schema: str = typer.Option("dbrestore", "--ledger-schema", help="Schema of the ledger.")) -> None:
+def ddl(
+    ledger_schema: str = typer.Option("dbrestore", "--ledger-schema", help="Schema of the ledger."),
+    grant_to: str = typer.Option("", "--grant-to", metavar="ROLE", help="Who restores: gets the rights on it as well."),
+) -> None:
     """Print the DDL of the ledger, for a DBA to run."""
-    sys.stdout.write(ledger_ddl(ledger_schema))
+    sys.stdout.write(ledger_ddl(ledger_schema, grant_to))
 
 
 @app.command()
@@ -60,7 +64,7 @@ def purge(
         raise Refused("nothing to purge is named", "name runs, or say --older-than DAYS")
     conninfo, _ = options.ledger_target(dsn, file)
     with first_connection(conninfo, lambda *_: None) as conn:
-        if not exists(conn, ledger_schema):
+        if not exists(conn, ledger_schema, ("SELECT", "DELETE")):
             raise Refused(f"there is no ledger in schema {ledger_schema!r}", "name the schema with --ledger-schema")
         gone = purge_runs(conn, ledger_schema, name or [], older_than, rejects_only=rejects_only)
     what = "rejected records of" if rejects_only else ""

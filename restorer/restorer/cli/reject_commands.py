@@ -17,6 +17,7 @@ import typer
 
 from restorer.database.connection import Connection, first_connection, target_label
 from restorer.database.ledger import Ledger, refuse_holder
+from restorer.database.ledger_schema import RIGHTS
 from restorer.database.session import Session
 from restorer.errors import Refused
 from restorer.load.heartbeat import Heartbeat
@@ -163,7 +164,7 @@ def retry(
     conninfo, manifest = options.ledger_target(dsn, file)
     records = read_repaired(repaired) if repaired else None
     with first_connection(conninfo, lambda *_: None) as conn:
-        ledger = open_ledger(conn, _schema(ledger_schema, manifest), run_key(name, manifest))
+        ledger = open_ledger(conn, _schema(ledger_schema, manifest), run_key(name, manifest), RIGHTS)
         run = ledger.find(conn)
         if run is None or not run.finished:
             raise Refused(f"run {ledger.run!r} is not finished", "finish it first: the same `restorer run` goes on")

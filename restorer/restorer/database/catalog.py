@@ -20,7 +20,7 @@ from restorer.model import CheckConstraint, Column, ColumnType, ForeignKey, Tabl
 _TABLES = """
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned,
        row_security_active(c.oid) AS rls,
-       ARRAY(SELECT p FROM unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE}'::text[]) p WHERE has_table_privilege(c.oid, p)) AS privileges,
+       ARRAY(SELECT p FROM unnest('{{SELECT,INSERT,UPDATE,DELETE,TRUNCATE}}'::text[]) p WHERE has_table_privilege(c.oid, p)) AS privileges,
        ARRAY(SELECT t.tgname::text FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
              ORDER BY 1) AS triggers,
        EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 7 = 7) AS changing,
@@ -35,7 +35,9 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind =
          OR (b.relkind = 'r' AND EXISTS (SELECT FROM pg_publication WHERE pubdelete) AND NOT (b.relreplident IN ('f', 'i')
              OR (b.relreplident = 'd' AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = b.oid AND x.indisprimary))))) AS undoable,
        ARRAY(SELECT p.pubname::text FROM pg_publication p WHERE p.puballtables OR EXISTS (
-             SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid) ORDER BY 1) AS published
+             SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid) ORDER BY 1) AS published,
+       pg_has_role(c.relowner, 'USAGE') OR {maintain} OR EXISTS (
+         SELECT FROM pg_database d WHERE d.datname = current_database() AND pg_has_role(d.datdba, 'USAGE')) AS analyzable
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY c.relname"""
 
@@ -132,11 +134,13 @@ def read_server(conn: psycopg.Connection[Any]) -> Server:
 def read_tables(conn: psycopg.Connection[Any], schema: str) -> list[Table]:
     """Every table of `schema` that can hold rows of its own (partitions are reached through their parent)."""
     with conn.cursor(row_factory=_ROW) as cur:
-        tables = cur.execute(_TABLES, (schema,)).fetchall()
+        version = conn.info.server_version
+        maintain = "has_table_privilege(c.oid, 'MAINTAIN')" if version >= 170000 else "false"
+        tables = cur.execute(sql.SQL(_TABLES).format(maintain=sql.SQL(maintain)), (schema,)).fetchall()
         oids = [t.oid for t in tables]
         raw_columns = cur.execute(_COLUMNS, (oids,)).fetchall()
         types = _Types(cur, {c.type for c in raw_columns})
-        nulls = "i.indnullsnotdistinct" if conn.info.server_version >= 150000 else "false"
+        nulls = "i.indnullsnotdistinct" if version >= 150000 else "false"
         uniques = _group(cur.execute(sql.SQL(_UNIQUES).format(nulls=sql.SQL(nulls)), (oids,)))
         foreign = _group(cur.execute(sql.SQL(_FOREIGN_KEYS).format(side=sql.SQL("o.conrelid")), (oids,)))
         constraints = _group(cur.execute(_CONSTRAINTS, (oids,)))
@@ -183,6 +187,7 @@ def read_tables(conn: psycopg.Connection[Any], schema: str) -> list[Table]:
             t.changing,
             t.ruled,
             t.undoable,
+            t.analyzable,
         )
         for t in tables
     ]

@@ -8,57 +8,20 @@ never by session locks: those strand behind poolers and outlive dead nodes.
 from __future__ import annotations
 
 import uuid
-from importlib import resources
 from typing import Any
 
 import msgspec
-import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from restorer.database.connection import Connection, backend_of, host_name
-from restorer.errors import Refused, Unavailable
+from restorer.database.ledger_schema import TABLES
+from restorer.errors import Unavailable
 from restorer.model import TablePlan
 from restorer.report import Report
 
 LEASE_SECONDS = 10
 PREPARED = "prepared"  # mark of a run whose tables may be loaded: hooks and cleanup are through
-SCRATCH = "pg_temp"  # PostgreSQL's alias for the session's own temporary schema
-_TABLES = ("runs", "owners", "target", "tables", "tasks", "rejects", "deferred", "waiting_keys", "origins", "samples")
-
-
-def ddl(schema: str) -> str:
-    """The DDL of the ledger, for a DBA to run where the restoring role may not create schemas.
-
-    For `pg_temp` (SCRATCH) the same tables, temporary: a run that leaves nothing behind keeps its ledger there.
-    """
-    text = resources.files(__package__).joinpath("ledger.sql").read_text(encoding="utf-8")
-    if schema == SCRATCH:
-        text = text.replace("CREATE SCHEMA IF NOT EXISTS {schema};", "")
-    return sql.SQL(text).format(schema=sql.Identifier(schema)).as_string()
-
-
-def ensure(conn: Connection, schema: str) -> None:
-    """Creates the ledger's schema and tables if they are not there. Raises Refused when the role may not."""
-    if exists(conn, schema):
-        return
-    try:
-        with conn.transaction():
-            conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('dbrestore.ledger', 0))")  # IF NOT EXISTS races
-            conn.execute(ddl(schema))
-    except psycopg.errors.InsufficientPrivilege:
-        raise Refused(
-            f"this role may not create the ledger's schema {schema!r}, or a table that is missing in it",
-            "have a DBA run the output of `restorer ledger ddl`, or name a schema of yours with ledger.schema",
-        ) from None
-
-
-def exists(conn: Connection, schema: str) -> bool:
-    row = conn.execute(
-        "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = ANY (%s)",
-        (schema, list(_TABLES)),
-    ).fetchone()
-    return row is not None and row[0] == len(_TABLES)
 
 
 class Run(msgspec.Struct):
@@ -92,7 +55,7 @@ class Ledger:
 
     def q(self, text: str) -> sql.Composed:
         """SQL of this module with `{runs}`, `{tasks}`… as the quoted names of the ledger's tables."""
-        names = {t: sql.Identifier(self.schema, t) for t in _TABLES}
+        names = {t: sql.Identifier(self.schema, t) for t in TABLES}
         return sql.SQL(text).format(**names)
 
     def find(self, conn: Connection) -> Run | None:
@@ -359,35 +322,6 @@ def refuse_holder(holder: str, label: str, run: str) -> Unavailable:
     return Unavailable(
         f"{label} is being restored by {who}", "wait for it (--wait SECONDS), or stop it first", reason="TargetBusy"
     )
-
-
-def list_runs(conn: Connection, schema: str) -> list[dict[str, str]]:
-    """Every run, newest first: run, state, started, message."""
-    ledger = Ledger(schema, "")
-    rows = conn.execute(
-        ledger.q(
-            "SELECT run, state, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), "
-            "COALESCE(report->>'message', '') FROM {runs} ORDER BY created_at DESC"
-        )
-    )
-    return [dict(zip(("run", "state", "started", "message"), row, strict=True)) for row in rows]
-
-
-def purge_runs(
-    conn: Connection, schema: str, names: list[str], older_than_days: int | None, *, rejects_only: bool
-) -> list[str]:
-    """Forgets finished runs (or only their rejects). -> their names. One that is under way is never touched."""
-    ledger = Ledger(schema, "")
-    chosen = (
-        "SELECT run FROM {runs} WHERE (run = ANY (%s) OR finished_at < clock_timestamp() - %s * interval '1 day') "
-        "AND run NOT IN (SELECT run FROM {target}) AND (state <> 'Running' OR run = ANY (%s))"
-    )
-    what = "{rejects}" if rejects_only else "{runs}"
-    query = f"WITH gone AS (DELETE FROM {what} WHERE run IN ({chosen}) RETURNING run) SELECT DISTINCT run FROM gone ORDER BY 1"
-    with conn.transaction():
-        gone = [row[0] for row in conn.execute(ledger.q(query), (names, older_than_days, names))]
-        ledger.sweep(conn)
-    return gone
 
 
 def taken_over(run: str) -> Unavailable:

@@ -161,6 +161,11 @@ _WORDS = {
 }
 
 
+# The server's functions that say which right on what is missing: "permission denied for table t", in its own language. What a
+# trigger raises comes out of another one.
+_NAMES_WHAT_IS_MISSING = ("aclcheck_error", "aclcheck_error_col", "aclcheck_error_type")
+
+
 def describe(error: psycopg.Error) -> str:
     """What went wrong, in words that hold no value of any record."""
     if error.sqlstate is None:
@@ -169,6 +174,8 @@ def describe(error: psycopg.Error) -> str:
             if never_connected(error)
             else "the connection to the database broke"
         )
+    if error.diag.source_function in _NAMES_WHAT_IS_MISSING and error.diag.message_primary:
+        return error.diag.message_primary
     if error.sqlstate in _WORDS:
         return _WORDS[error.sqlstate]
     if error.sqlstate[:2] in ("42", "28", "3D", "3F", "0A", "55"):  # about names and rights, not about data
@@ -186,7 +193,7 @@ def failure_of(error: psycopg.Error) -> RestoreError:
 
 def remedy_for(error: psycopg.Error) -> str:
     if error.sqlstate == "42501":
-        return "grant the role what it needs; `restorer plan` lists it"
+        return "grant it to this role; `restorer plan` lists what a restore needs"
     if (error.sqlstate or "").startswith("42"):
         return "the tables changed since the plan was made, or a hook or query is wrong; mend it and start a new run"
     return "see the database's log"

@@ -36,7 +36,8 @@ class Heartbeat:
     def stop(self) -> None:
         """No beat any more. The connection stays: without it this process would count as dead."""
         self._stop.set()
-        self._thread.join(timeout=2)
+        if self._thread.ident is not None:  # it was started
+            self._thread.join(timeout=2)
 
     def close(self) -> None:
         self.stop()
@@ -44,8 +45,13 @@ class Heartbeat:
             self._conn.close()
 
     def _register(self) -> None:
-        self._conn = open_connection(self._conninfo)
-        self._ledger.register(self._conn)
+        conn = open_connection(self._conninfo)
+        try:
+            self._ledger.register(conn)
+        except psycopg.Error:
+            conn.close()
+            raise
+        self._conn = conn
 
     def _beat(self) -> None:
         while not self._stop.wait(LEASE_SECONDS / 4):

@@ -53,6 +53,7 @@ def retry(session: Session, ledger: Ledger, emit: Emit, repaired: dict[int, byte
     that no run is in the way. Raises Refused, Unavailable, LoadFailed."""
     conn = session.conn
     spec, plans = _plans(conn, ledger)
+    home = "" if catalog.read_server(conn).can_temp else ledger.schema
     done = Retried()
     moved = True
     seen: set[int] = set()
@@ -65,7 +66,9 @@ def retry(session: Session, ledger: Ledger, emit: Emit, repaired: dict[int, byte
                 if plan.cyclic
                 else frozenset()
             )
-            ladder = Ladder(plan, Relations(), spec.on_conflict, inner=inner, staged=True, always_staged=True)
+            ladder = Ladder(
+                plan, Relations(), spec.on_conflict, inner=inner, staged=True, always_staged=True, home=home
+            )
             for chunk in _rejects(session, ledger, plan.name, repaired):
                 first = {r.id for r in chunk} - seen  # a later pass of the same retry is no other attempt
                 seen |= first
