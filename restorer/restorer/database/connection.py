@@ -23,9 +23,10 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 Kind = Literal["record", "transient", "refused"]
 
 # 08 connection, 40 rollback (serialization, deadlock), 53 resources (disk full, too many connections), 57P01-57P05 the
-# server goes down or comes up, 55P03 lock_timeout, 57014 statement_timeout, 25006 a failover left us on a standby.
+# server goes down or comes up, 55P03 lock_timeout, 57014 statement_timeout, 25P04 transaction_timeout, 25006 a failover left us on
+# a standby.
 # PostgreSQL documentation, appendix A.
-_TRANSIENT = ("08", "40", "53", "57P", "55P03", "57014", "25006", "58")
+_TRANSIENT = ("08", "40", "53", "57P", "55P03", "57014", "25P04", "25006", "58")
 # 09, 20, 27, 38, 39: what functions and triggers come to; P0: RAISE, and classes that only RAISE … ERRCODE makes.
 _RECORD = ("09", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "45", "54", "P0")
 _STANDARD = "0123456789FHPX"  # how the classes of PostgreSQL's own conditions begin

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from restorer.database.connection import Connection, backend_of, host_name
 from restorer.database.ledger_schema import TABLES
+from restorer.database.session import unhurried
 from restorer.errors import Unavailable
 from restorer.model import TablePlan
 from restorer.report import Report
@@ -173,7 +174,7 @@ class Ledger:
     ) -> None:
         """Writes the new run with its tables and their first tasks, all or nothing. `split`: tables that the splitter
         cuts into segments; their tasks come one by one. `prepared`: nothing has to be done before the load."""
-        with conn.transaction():
+        with unhurried(conn):
             conn.execute("SET LOCAL synchronous_commit = on")
             self.fence(conn)
             self.sweep(conn)  # of a run that somebody deleted by hand
@@ -287,7 +288,7 @@ class Ledger:
 
     def forget(self, conn: Connection) -> None:
         """Deletes all rows of this run, for `--restart`."""
-        with conn.transaction():
+        with unhurried(conn):
             conn.execute(self.q("DELETE FROM {runs} WHERE run = %s"), (self.run,))
             self.sweep(conn)
             conn.execute(self.q("DELETE FROM {owners} WHERE run = %s AND owner <> %s"), (self.run, self.owner))
@@ -302,12 +303,13 @@ class Ledger:
 
     def purge_expired(self, conn: Connection) -> int:
         """Deletes rejects of finished runs past their retention (`ledger.rejectRetentionDays`, 0 keeps them). -> rows"""
-        return conn.execute(
-            self.q(
-                "DELETE FROM {rejects} x USING {runs} r WHERE r.run = x.run AND r.retain_days > 0 "
-                "AND r.finished_at < clock_timestamp() - r.retain_days * interval '1 day'"
-            )
-        ).rowcount
+        with unhurried(conn):
+            return conn.execute(
+                self.q(
+                    "DELETE FROM {rejects} x USING {runs} r WHERE r.run = x.run AND r.retain_days > 0 "
+                    "AND r.finished_at < clock_timestamp() - r.retain_days * interval '1 day'"
+                )
+            ).rowcount
 
 
 _GONE = (

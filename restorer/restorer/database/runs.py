@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from restorer.database.connection import Connection
 from restorer.database.ledger import Ledger
+from restorer.database.session import unhurried
 from restorer.errors import Refused
 
 _NAMED = 5  # runs that a refusal names
@@ -39,7 +40,7 @@ def purge_runs(
     )
     what = "{rejects}" if rejects_only else "{runs}"
     query = f"WITH gone AS (DELETE FROM {what} WHERE run IN ({chosen}) RETURNING run) SELECT DISTINCT run FROM gone ORDER BY 1"
-    with conn.transaction():
+    with unhurried(conn):
         rows = conn.execute(ledger.q(f"SELECT run, {at_work} FROM {{runs}} r ORDER BY created_at DESC"))
         known: dict[str, bool] = dict(rows.fetchall())
         for name in names:

@@ -17,6 +17,7 @@ from restorer.events import Emit, Retried
 from restorer.spec import Retry
 
 T = TypeVar("T")
+_TRANSACTION_TIMEOUT = 170000  # the first version that has one
 _CANCEL_SECONDS = 1.0  # for a server that does not answer
 AGAIN = "start the same command again when the database is well"
 
@@ -31,6 +32,25 @@ SET LOCAL extra_float_digits = 1; SET CONSTRAINTS ALL IMMEDIATE"""
 # for every batch instead of asking its index.
 _STAGED = """; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL random_page_cost = 1;
 SET LOCAL jit = off; SET LOCAL work_mem = '64MB'"""
+
+
+@contextlib.contextmanager
+def unhurried(conn: Connection) -> Iterator[None]:
+    """A transaction for what goes through whole tables. The role's or the database's timeouts are there for an application's
+    queries; such a statement takes as long as it takes, and would never come to an end by being tried again (pg_restore
+    switches them off for the same reason)."""
+    conn.execute(f"BEGIN; {_no_timeout(conn)}")
+    try:
+        yield
+        conn.execute("COMMIT")
+    except BaseException:
+        rollback(conn)
+        raise
+
+
+def _no_timeout(conn: Connection) -> str:
+    newer = conn.info.server_version >= _TRANSACTION_TIMEOUT
+    return "SET LOCAL statement_timeout = 0" + ("; SET LOCAL transaction_timeout = 0" if newer else "")
 
 
 class Session:
@@ -78,12 +98,12 @@ class Session:
 
     @contextlib.contextmanager
     def transaction(self, *, staged: bool = False, durable: bool = False) -> Iterator[Connection]:
-        """`durable`: the commit waits for the disk, for what this process goes on to believe without asking again."""
+        """For what is no batch: no timeout ends it (see `unhurried`). `durable`: the commit waits for the disk, for what this
+        process goes on to believe without asking again."""
         conn = self.conn
-        self.begin(conn, staged)
+        begin = [_BEGIN + _STAGED if staged else _BEGIN, _no_timeout(conn)]
+        conn.execute("; ".join([*begin, "SET LOCAL synchronous_commit = on"] if durable else begin))
         try:
-            if durable:
-                conn.execute("SET LOCAL synchronous_commit = on")
             yield conn
             conn.execute("COMMIT")
         except BaseException:
@@ -154,6 +174,7 @@ _WORDS = {
     "57P02": "the server crashed",
     "57P03": "the server is starting up",
     "57014": "a timeout of the server ended the statement",
+    "25P04": "a timeout of the server ended the transaction",
     "55P03": "a lock was not to be had in time",
     _READ_ONLY: "the server is read-only now",
     "40P01": "a deadlock",

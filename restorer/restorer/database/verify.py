@@ -90,7 +90,8 @@ def _not_null(conn: Connection, schema: str, name: str) -> Check:
         of_table(schema, table).read, sql.Identifier(column)
     )
     try:
-        row = conn.execute(query).fetchone()
+        with conn.transaction():
+            row = conn.execute(query).fetchone()
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.SyntaxError):
         return Check("notNull", name, False, "0", "no such table or column")
     return _equal("notNull", name, 0, int(row[0]) if row else 0)
@@ -99,7 +100,7 @@ def _not_null(conn: Connection, schema: str, name: str) -> Check:
 def _query(conn: Connection, name: str, text: str, expect: str) -> Check:
     """A query of the spec, in a transaction that may not write. Only an answer as short as a count is shown."""
     try:
-        with conn.transaction():
+        with conn.transaction():  # one in another: what comes after may write again
             conn.execute("SET TRANSACTION READ ONLY")
             row = conn.execute(text).fetchone()
     except psycopg.ProgrammingError as error:

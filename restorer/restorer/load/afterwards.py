@@ -9,7 +9,7 @@ from restorer.database import account, sequences, verify
 from restorer.database.abreast import Step, abreast
 from restorer.database.connection import Connection
 from restorer.database.ledger import Ledger
-from restorer.database.session import Session
+from restorer.database.session import Session, unhurried
 from restorer.load import compare, statistics
 from restorer.load.leader import worker_processes
 from restorer.load.statistics import Early
@@ -84,4 +84,10 @@ def _analyzed(
 
 def _done(session: Session, spec: RestoreSpec, steps: Steps) -> list[Check]:
     """All in the run's own session where no workers were beside it. -> what the checks among the steps found"""
-    return [c for c in abreast(session, max(1, worker_processes(spec)), steps) if c is not None]
+    whole = [(what, partial(_unhurried, step)) for what, step in steps]
+    return [c for c in abreast(session, max(1, worker_processes(spec)), whole) if c is not None]
+
+
+def _unhurried(step: Callable[[Connection], Check | None], conn: Connection) -> Check | None:
+    with unhurried(conn):
+        return step(conn)

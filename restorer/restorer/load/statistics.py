@@ -13,7 +13,7 @@ from psycopg import sql
 
 from restorer.database.connection import Connection
 from restorer.database.relation import of_table
-from restorer.database.session import Session
+from restorer.database.session import Session, unhurried
 from restorer.model import TablePlan
 
 _LOOK_SECONDS = 0.02
@@ -102,7 +102,8 @@ class Early:
                 self._now = {plan.name}
                 if self._over.is_set():
                     return
-                self._analyze(conn, plan)
+                with unhurried(conn):
+                    self._analyze(conn, plan)
                 self._done.add(plan.name)
         except Exception:  # whatever it is
             self._done.clear()

@@ -25,7 +25,7 @@ from restorer.report import Counters
 from restorer.source import reader
 from restorer.spec import RestoreSpec
 
-_TIMEOUTS = ("57014", "55P03")
+_TIMEOUTS = ("57014", "55P03", "25P04")
 _GOOD_BATCHES = 10  # after so many the batch doubles again, up to what the spec says
 
 
