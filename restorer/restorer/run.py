@@ -18,8 +18,8 @@ import psycopg
 
 from restorer import preflight
 from restorer.database import account, clean, verify
-from restorer.database.connection import Connection, first_connection, target_label
-from restorer.database.ledger import PREPARED, Ledger, Run, refuse_holder, taken_over
+from restorer.database.connection import Connection, first_connection, pinned, pooled, target_label
+from restorer.database.ledger import LEASE_SECONDS, PREPARED, Ledger, Run, refuse_holder, taken_over
 from restorer.database.ledger_schema import RIGHTS, SCRATCH, ensure, exists
 from restorer.database.session import AGAIN, Session, failure_of
 from restorer.errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
@@ -110,6 +110,11 @@ class _Execution:
         self.session = Session(
             self.request.conninfo, self.spec.retry, self.emit, conn=conn, one_connection=self.scratch
         )
+        if self.scratch and not pinned(conn, self.request.conninfo):
+            raise Refused(
+                f"{target_label(self.request.conninfo)} is a pooler in transaction mode, and {self.spec.mode} keeps temporary tables",
+                "connect to the server itself, or to a pool in session mode",
+            )
         found = None if self.scratch else self._find(conn)
         if found is not None and self._starts_over(found) and self._forget(conn):
             found = None
@@ -242,8 +247,10 @@ class _Execution:
             if holder == self.ledger.run and self.spec.load.pods > 1:
                 return False
             busy = refuse_holder(holder, target_label(self.request.conninfo), self.ledger.run)
-            # The same run's: a process that was just killed, more often than not; its backend is about to notice.
-            patience = max(self.request.wait, DYING_SECONDS if holder == self.ledger.run else 0.0)
+            # The same run's: a process that was just killed, more often than not; its backend is about to notice, or its lease to
+            # end where a pooler keeps the backend.
+            dying = LEASE_SECONDS + 1.0 if pooled(conn) else DYING_SECONDS
+            patience = max(self.request.wait, dying if holder == self.ledger.run else 0.0)
             left = began + patience - time.monotonic()
             if left <= 0:
                 raise busy

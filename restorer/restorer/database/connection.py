@@ -11,6 +11,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import msgspec
@@ -31,6 +32,7 @@ _TRANSIENT = ("08", "40", "53", "57P", "55P03", "57014", "25P04", "25006", "58")
 _RECORD = ("09", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "45", "54", "P0")
 _STANDARD = "0123456789FHPX"  # how the classes of PostgreSQL's own conditions begin
 _FIRST_CONNECT_SECONDS = 30.0
+_OTHERS = 3  # transactions that look for a pooler that shares out the server's processes
 
 
 def kind_of(error: psycopg.Error) -> Kind:
@@ -185,12 +187,33 @@ def backoff(initial: float, longest: float) -> Iterator[float]:
 
 def pooled(conn: Connection) -> bool:
     """Whether the server's process is another one than libpq was told (protocol, BackendKeyData): a pooler stands in between."""
+    return backend_pid(conn) != conn.info.backend_pid
+
+
+def pinned(conn: Connection, conninfo: str) -> bool:
+    """Whether one process of the server answers from transaction to transaction, so that temporary tables stay with us. Behind
+    a pooler in transaction mode it does not: another client's transaction gets the process that we have just had."""
+    if not pooled(conn):
+        return True
+    with ExitStack() as others:
+        ours = backend_pid(conn)
+        for _ in range(_OTHERS):
+            other = others.enter_context(open_connection(conninfo))
+            other.execute("BEGIN")
+            if backend_pid(other) == ours or backend_pid(conn) != ours:
+                return False
+    return True
+
+
+def backend_pid(conn: Connection) -> int:
+    """The process that answers, which behind a pooler is another one than libpq was told."""
     row = conn.execute("SELECT pg_backend_pid()").fetchone()
-    return row is None or row[0] != conn.info.backend_pid
+    return int(row[0]) if row else 0
 
 
 class Backend(msgspec.Struct, frozen=True):
-    """Who we are to the server: an owner can be told dead when its backend is gone."""
+    """Who we are to the server: an owner can be told dead when its backend is gone. `pid` 0: a pooler's, which stays when we are
+    gone and may go while we are there; only the lease tells then."""
 
     pid: int
     start: str
@@ -200,7 +223,7 @@ def backend_of(conn: Connection) -> Backend:
     row = conn.execute(
         "SELECT pid, COALESCE(backend_start::text, '') FROM pg_stat_activity WHERE pid = pg_backend_pid()"
     ).fetchone()
-    return Backend(*row) if row else Backend(0, "")
+    return Backend(*row) if row and row[0] == conn.info.backend_pid else Backend(0, "")
 
 
 def host_name() -> str:

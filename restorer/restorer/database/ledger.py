@@ -313,7 +313,7 @@ class Ledger:
 
 
 _GONE = (
-    "NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = o.backend_pid "
+    "o.backend_pid <> 0 AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = o.backend_pid "
     "AND (a.backend_start IS NULL OR a.backend_start::text = o.backend_start))"
 )
 

@@ -9,6 +9,7 @@ import msgspec
 from psycopg.types.json import Jsonb
 
 from restorer.database.connection import Connection
+from restorer.database.copying import copying
 from restorer.database.ledger import PREPARED, Ledger
 from restorer.database.waiting import Record, Waiting
 from restorer.errors import Unavailable
@@ -144,7 +145,7 @@ class Tasks:
             copy = self._q(
                 "COPY {rejects} (run, table_name, ordinal, byte_offset, record, reason, sqlstate, constraint_name, column_name, message) FROM STDIN"
             )
-            with cur.copy(copy) as out:
+            with copying(cur, copy) as out:
                 for r, p in rejects:
                     out.write_row(
                         (

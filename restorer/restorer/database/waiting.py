@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 import msgspec
 
 from restorer.database.connection import Connection
+from restorer.database.copying import copying
 from restorer.database.ledger import Ledger
 
 _CHUNK_BYTES = 4 << 20
@@ -36,17 +37,17 @@ class Waiting:
     ) -> None:
         """`task`: the id of the one that they belong to; `keys`: hashes of the keys that they hold (Keyed.hashes)."""
         with conn.cursor() as cur:
-            with cur.copy(
-                self._q(
-                    "COPY {deferred} (run, task, table_name, ordinal, byte_offset, record) FROM STDIN (FORMAT binary)"
-                )
-            ) as out:
+            rows = self._q(
+                "COPY {deferred} (run, task, table_name, ordinal, byte_offset, record) FROM STDIN (FORMAT binary)"
+            )
+            with copying(cur, rows) as out:
                 out.set_types(["text", "int8", "text", "int8", "int8", "bytea"])
                 for r in records:
                     out.write_row((self._run, task, table, r.ordinal, r.offset, r.raw))
             if not keys:
                 return
-            with cur.copy(self._q("COPY {waiting_keys} (run, table_name, key) FROM STDIN (FORMAT binary)")) as out:
+            hashes = self._q("COPY {waiting_keys} (run, table_name, key) FROM STDIN (FORMAT binary)")
+            with copying(cur, hashes) as out:
                 out.set_types(["text", "text", "int8"])
                 for key in keys:
                     out.write_row((self._run, table, key))

@@ -25,6 +25,7 @@ from psycopg import sql
 
 from restorer.convert.exact import only_the_server_can_read
 from restorer.database.connection import Connection, kind_of
+from restorer.database.copying import copying
 from restorer.database.origins import Origin, Origins
 from restorer.database.relation import Relations, columns
 from restorer.database.tasks import Task
@@ -268,7 +269,7 @@ class Ladder:
         copy = sql.SQL("COPY {} ({}) FROM STDIN {}").format(self._target.write, columns(names), COPY_OPTIONS)
         sent = 0
         with conn.cursor() as cur:
-            with cur.copy(copy, writer=Feeder(cur, meanwhile) if meanwhile else None) as out:
+            with copying(cur, copy, Feeder(cur, meanwhile) if meanwhile else None) as out:
                 for lines in chunks:
                     if lines:
                         send(out, b"\n".join([*lines, b""]))

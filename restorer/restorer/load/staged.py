@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from restorer.database.connection import Connection, kind_of
+from restorer.database.copying import copying
 from restorer.database.problems import copy_line, problem_of
 from restorer.database.relation import Relations, columns
 from restorer.load.feeding import send
@@ -151,7 +152,7 @@ class Staged:
     def _send(self, copy: sql.Composed, chunks: Iterable[list[Line]], some: bool) -> None:
         """`some`: the lines have columns (a record may well be empty)."""
         with self._conn.cursor() as cur:
-            with cur.copy(copy) as out:
+            with copying(cur, copy) as out:
                 for lines in chunks:
                     for at in range(0, len(lines), 500):
                         part = lines[at : at + 500]
