@@ -10,6 +10,7 @@ import msgspec
 import psycopg
 import pytest
 from fix_restore import Restore
+from restorer.database import tasks
 from restorer.database.ledger import Ledger
 from restorer.database.ledger_schema import ddl
 from restorer.database.runs import purge_runs
@@ -356,6 +357,23 @@ def test_what_a_batch_asks_of_those_that_wait_does_not_grow_with_them(forty: Res
         )
         assert (held, scans.fetchone()) == (set(), (0, True))
     session.close()
+
+
+def test_what_a_claim_looks_at_does_not_grow_with_the_square_of_the_tables(at: Restore):
+    many = 150
+    at.schema(
+        *(
+            f"CREATE TABLE t{i} (id int PRIMARY KEY, p int {f'REFERENCES t{i - 1}' if i % 3 else ''})"
+            for i in range(many)
+        )
+    )
+    for i in range(many):
+        at.file(f"t{i}", [{"id": 1, "p": 1}])
+    at.stopped(1, name="r")
+    ledger = Ledger("dbrestore", "r")
+    claim = ledger.q("EXPLAIN (ANALYZE, BUFFERS, FORMAT json) " + tasks._CLAIM)
+    row = at.db.execute(claim, ("r", "r", "r", "me", "r", "prepared", "me", "r")).fetchone()
+    assert row is not None and row[0][0]["Plan"]["Shared Hit Blocks"] < 5 * many  # 13 for each without statistics
 
 
 def test_the_sums_of_a_task_are_held_by_the_database_itself(forty: Restore):

@@ -22,6 +22,7 @@ from restorer.model import TablePlan
 from restorer.report import Report
 
 LEASE_SECONDS = 10
+_MANY = 32  # tables of which the planner should know
 PREPARED = "prepared"  # mark of a run whose tables may be loaded: hooks and cleanup are through
 
 
@@ -218,6 +219,11 @@ class Ledger:
                 )
                 if not cut:
                     self.add_task(conn, plan.name, 0, None, 1)
+            if len(tables) >= _MANY:
+                # Without statistics each claim would hold every table against every other one. (Of a ledger that is not ours the
+                # server does nothing, and says so to nobody.)
+                conn.execute("SET LOCAL client_min_messages = 'error'")
+                conn.execute(self.q("ANALYZE {tables}, {tasks}"))
 
     def add_task(self, conn: Connection, table: str, start: int, stop: int | None, ordinal: int) -> None:
         """A segment to load. Entering the same one twice is harmless."""

@@ -48,6 +48,26 @@ def _task(row: tuple[Any, ...]) -> Task:
     return Task(ident, table, stop, offset, ordinal, Counters(*counts), deferred, batches, records, seconds)
 
 
+# All that a table may have to wait for is gathered first, once: asked for each table by itself it takes as many times as long as there are
+# tables. `blocked`: one that it refers to is not settled; `first`: of each group, the first table that is still loaded.
+_CLAIM = f"""
+WITH unsettled AS MATERIALIZED (SELECT DISTINCT grp FROM {{tables}} WHERE run = %s AND NOT settled),
+blocked AS MATERIALIZED (SELECT DISTINCT b.name FROM {{tables}} b CROSS JOIN unnest(b.after) a (grp) JOIN unsettled u ON u.grp = a.grp
+    WHERE b.run = %s AND NOT b.settled),
+first AS MATERIALIZED (SELECT b.grp, min(b.position) AS position FROM {{tables}} b JOIN {{tasks}} t ON t.run = b.run AND t.table_name = b.name
+    WHERE b.run = %s AND t.state = 'Ready' GROUP BY b.grp),
+mine AS (UPDATE {{tasks}} SET owner = %s WHERE id = (
+    SELECT t.id FROM {{tasks}} t JOIN {{tables}} b ON b.run = t.run AND b.name = t.table_name JOIN {{runs}} r ON r.run = t.run
+    JOIN first f ON f.grp = b.grp
+    WHERE t.run = %s AND %s = ANY (r.marks) AND t.state = 'Ready'
+    AND (t.owner IS NULL OR t.owner = %s OR NOT EXISTS (SELECT FROM {{owners}} o WHERE o.owner = t.owner))
+    AND NOT EXISTS (SELECT FROM blocked x WHERE x.name = b.name)
+    ORDER BY b.position > f.position, b.position, t.start_offset LIMIT 1 FOR UPDATE OF t SKIP LOCKED) RETURNING {_TASK}),
+begun AS (UPDATE {{tables}} SET started_at = clock_timestamp() WHERE run = %s AND started_at IS NULL
+    AND name = (SELECT table_name FROM mine))
+SELECT * FROM mine"""
+
+
 class Tasks:
     """The tasks of one run, for one owner. Every method but `claim` and `current` is called inside the batch's transaction."""
 
@@ -61,22 +81,8 @@ class Tasks:
         there is none right now, or the leader has not prepared the tables yet. Of a cycle, tables that come after one that
         is still loaded are put off while there is something else: their rows would have to wait."""
         self._ledger.release_tasks_of_the_dead(conn)
-        row = conn.execute(
-            self._q(
-                "WITH mine AS (UPDATE {tasks} SET owner = %s WHERE id = "
-                "(SELECT t.id FROM {tasks} t JOIN {tables} b ON b.run = t.run AND b.name = t.table_name "
-                "JOIN {runs} r ON r.run = t.run "
-                "WHERE t.run = %s AND %s = ANY (r.marks) AND t.state = 'Ready' AND (t.owner IS NULL OR t.owner = %s "
-                "OR NOT EXISTS (SELECT FROM {owners} o WHERE o.owner = t.owner)) "
-                "AND NOT EXISTS (SELECT FROM {tables} p WHERE p.run = t.run AND p.grp = ANY (b.after) AND NOT p.settled) "
-                "ORDER BY EXISTS (SELECT FROM {tables} e JOIN {tasks} x ON x.run = e.run AND x.table_name = e.name "
-                "WHERE e.run = t.run AND e.grp = b.grp AND e.position < b.position AND x.state = 'Ready'), "
-                "b.position, t.start_offset LIMIT 1 FOR UPDATE OF t SKIP LOCKED) RETURNING " + _TASK + "), "
-                "begun AS (UPDATE {tables} SET started_at = clock_timestamp() WHERE run = %s AND started_at IS NULL "
-                "AND name = (SELECT table_name FROM mine)) SELECT * FROM mine"
-            ),
-            (self._ledger.owner, self._ledger.run, PREPARED, self._ledger.owner, self._ledger.run),
-        ).fetchone()
+        run, owner = self._ledger.run, self._ledger.owner
+        row = conn.execute(self._q(_CLAIM), (run, run, run, owner, run, PREPARED, owner, run)).fetchone()
         return _task(row) if row else None
 
     def advance(self, conn: Connection, old: Task, new: Task, *, done: bool = False) -> bool:
@@ -230,14 +236,16 @@ class Tasks:
 
     # -- the whole run ---------------------------------------------------------------------------------------------------
 
-    def unsettled(self, conn: Connection) -> dict[str, bool]:
-        """Tables that are not settled yet -> whether all their records are read (and so they can be)."""
+    def unsettled(self, conn: Connection, tables: list[str] | None = None) -> dict[str, bool]:
+        """Tables (of these, or all) that are not settled yet -> whether all their records are read (and so they can be)."""
         rows = conn.execute(
             self._q(
                 "SELECT b.name, b.split AND COALESCE(bool_and(t.state = 'Done'), false) FROM {tables} b "
-                "LEFT JOIN {tasks} t ON t.run = b.run AND t.table_name = b.name WHERE b.run = %s AND NOT b.settled GROUP BY b.name, b.split"
+                "LEFT JOIN {tasks} t ON t.run = b.run AND t.table_name = b.name WHERE b.run = %s AND NOT b.settled "
+                + ("" if tables is None else "AND b.name = ANY (%s) ")
+                + "GROUP BY b.name, b.split"
             ),
-            (self._ledger.run,),
+            (self._ledger.run,) if tables is None else (self._ledger.run, tables),
         )
         return {name: bool(done) for name, done in rows}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from restorer.database.account import TableAccount
 from restorer.database.connection import Connection
@@ -31,14 +32,19 @@ MISSING = Problem("NotInDatabase", "", "", "", "no row has this record's key")
 class CompareBench(Workbench):
     """Works through the tasks as a restore does, but only compares."""
 
-    _ladders: dict[str, Ladder]
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._ladders: dict[str, Ladder] = {}
+        self._before: Ladder | None = None
 
     def load_one(self) -> bool:
-        self._ladders = getattr(self, "_ladders", {})
         task = self.tasks.claim(self.session.conn)
         if task is None:
             return False
         plan, ladder = self._plans[task.table], self._comparing(task.table)
+        if self._before is not None and self._before is not ladder:
+            self._before.merger.let_go(self.session.conn)  # its stages, which each commit looks through
+        self._before = ladder
         self.emit(TableChanged(task.table, "Loading"))
         converter = ladder.shaper.converter
         source = PieceSource(reader.pieces(plan.file, decoder=converter.decoder, line_decoder=converter.line_decoder))

@@ -57,7 +57,7 @@ class Settler:
 
     def _read(self, conn: Connection, plans: list[TablePlan]) -> bool:
         """Whether these tables still stand to be settled. Behind the fence."""
-        unsettled = self._tasks.unsettled(conn)
+        unsettled = self._tasks.unsettled(conn, [p.name for p in plans])
         return all(unsettled.get(p.name, False) for p in plans)
 
     def _settle(self, plans: list[TablePlan]) -> bool:
