@@ -18,6 +18,19 @@ def fails(at: Restore, check: str, **options: object) -> None:
 THREE = [{"id": i, "v": f"v{i}"} for i in (1, 2, 3)]
 
 
+def test_a_check_that_needs_too_large_temporary_files_is_told_and_not_tried_for_ever(at: Restore):
+    at.schema(
+        "CREATE TABLE p (id int PRIMARY KEY, v text)", "CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES p)",
+        "INSERT INTO p SELECT i, 'x' FROM generate_series(1, 60000) i",
+        *(f"ALTER DATABASE {at.db.info.dbname} SET {s}" for s in (
+            "temp_file_limit = '64kB'", "work_mem = '64kB'", "enable_mergejoin = off", "enable_nestloop = off"
+        )),
+    )  # fmt: skip
+    result = at.file("t", [{"id": i, "p": i} for i in range(1, 30000)]).run(tables={"include": ["t"]})
+    assert result.error is not None and result.error.exit_code == 2 and result.report.totals.retries == 0
+    assert "temp_file_limit" in result.error.message and "raise temp_file_limit or work_mem" in result.error.remedy
+
+
 def test_a_good_restore_passes_every_check(at: Restore):
     at.schema("CREATE TABLE t (id serial PRIMARY KEY, v text NOT NULL, p int REFERENCES t)")
     result = at.file("t", THREE).ok(

@@ -30,6 +30,7 @@ Kind = Literal["record", "transient", "refused"]
 _TRANSIENT = ("08", "40", "53", "57P", "55P03", "57014", "25P04", "25006", "58")
 # 09, 20, 27, 38, 39: what functions and triggers come to; P0: RAISE, and classes that only RAISE … ERRCODE makes.
 _RECORD = ("09", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "45", "54", "P0")
+_LIMIT = "53400"  # temp_file_limit: the next try would come to it as well
 _STANDARD = "0123456789FHPX"  # how the classes of PostgreSQL's own conditions begin
 _FIRST_CONNECT_SECONDS = 30.0
 _OTHERS = 3  # transactions that look for a pooler that shares out the server's processes
@@ -40,7 +41,7 @@ def kind_of(error: psycopg.Error) -> Kind:
     state = error.sqlstate
     if state is None:  # the connection broke, or never was
         return "transient" if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) else "refused"
-    if state.startswith(_TRANSIENT):
+    if state.startswith(_TRANSIENT) and state != _LIMIT:
         return "transient"
     if state == "42501" and error.diag.source_function == "ExecWithCheckOptions":
         return "record"  # a policy says no to this row

@@ -170,6 +170,7 @@ _WORDS = {
     "53100": "the server's disk is full",
     "53200": "the server is out of memory",
     "53300": "the server has no connection left",
+    "53400": "the query needs more temporary files than temp_file_limit allows",
     "57P01": "the server is shutting down",
     "57P02": "the server crashed",
     "57P03": "the server is starting up",
@@ -215,6 +216,8 @@ def failure_of(error: psycopg.Error) -> RestoreError:
 def remedy_for(error: psycopg.Error) -> str:
     if error.sqlstate == "42501":
         return "grant it to this role; `restorer plan` lists what a restore needs"
+    if error.sqlstate == "53400":
+        return "raise temp_file_limit or work_mem for this role"
     if (error.sqlstate or "").startswith("42"):
         return "the tables changed since the plan was made, or a hook or query is wrong; mend it and start a new run"
     return "see the database's log"
