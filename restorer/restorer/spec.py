@@ -26,10 +26,13 @@ Sql = Annotated[str, Field(min_length=1, max_length=16_384)]
 
 
 def parse_quantity(value: Any) -> Any:
-    """A Kubernetes quantity of bytes (`8Mi`, `500k`, 1048576) -> int. Anything else is left for pydantic to refuse."""
-    if isinstance(value, str) and (match := _QUANTITY.fullmatch(value.strip())):
+    """A Kubernetes quantity of bytes (`8Mi`, `500k`, 1048576) -> int. What is neither a string nor a number is left for pydantic
+    to refuse."""
+    if not isinstance(value, str):
+        return value
+    if match := _QUANTITY.fullmatch(value.strip()):
         return int(match[1]) * _UNITS[match[2]]
-    return value
+    raise ValueError("is neither a number of bytes nor a quantity such as 16Mi")
 
 
 def _below_root(value: str) -> str:

@@ -58,6 +58,11 @@ def test_usage_errors_are_one_line_and_exit_2(cli: Cli, dsn: str) -> None:
         (("run", "--workers", "many"), ("--workers", "integer")),
         (("run", "--workers", "0", "--backup", ".", "--dsn", dsn), ("load.workers", "greater than or equal to 1")),
         (("run", "--batch-size", "-5", "--backup", ".", "--dsn", dsn), ("load.batchRows",)),
+        (
+            ("run", "--batch-bytes", "lots", "--backup", ".", "--dsn", dsn),
+            ("load.batchBytes", "a quantity such as 16Mi"),
+        ),
+        (("run", "--batch-bytes", "1k", "--backup", ".", "--dsn", dsn), ("load.batchBytes", "65536")),
         (("run", "--cleanup", "wipe", "--backup", "."), ("--cleanup wipe", "truncate, delete")),
         (("run", "--on-conflict", "maybe", "--backup", "."), ("--on-conflict maybe", "skip, update")),
         (("run", "--max-rejects", "lots", "--backup", "."), ("--max-rejects lots", "2%")),

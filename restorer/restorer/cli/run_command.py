@@ -55,6 +55,9 @@ def run(
     batch_size: int | None = typer.Option(
         None, metavar="N", help="Records in one transaction.", show_default=str(Load().batch_rows)
     ),
+    batch_bytes: str | None = typer.Option(
+        None, metavar="SIZE", help="Bytes in one transaction, such as 16Mi.", show_default="3Mi"
+    ),
     workers: int | None = typer.Option(None, metavar="N", help="Processes that load side by side.", show_default="1"),
     max_rejects: str | None = typer.Option(None, metavar="N|P%", help="Fail past so many rejects.", show_default="1%"),
     dry_run: bool = typer.Option(False, "--dry-run", help="Copy every record into temporary tables; keep nothing."),
@@ -88,6 +91,7 @@ def run(
         "confirm": confirm,
         "onConflict": _word(on_conflict, "--on-conflict", {"skip": "Skip", "update": "Update", "reject": "Reject"}),
         "load.batchRows": batch_size,
+        "load.batchBytes": batch_bytes,
         "load.workers": workers,
         "ledger.schema": ledger_schema,
         "mode": "DryRun" if dry_run else None,
