@@ -106,7 +106,7 @@ class Table(msgspec.Struct, frozen=True):
     may change a row before its constraints are looked at. `ruled`: rules rewrite INSERT, which COPY passes by. `undoable`:
     a row that was put in can be taken out again and leaves no trace there: no triggers or rules for INSERT or DELETE, also
     of partitions, which have no keys of their own and are all here; a publication of deletes would know which row it was. `analyzable`:
-    this role may ANALYZE it."""
+    this role may ANALYZE it, with its partitions."""
 
     schema: str
     name: str

@@ -18,9 +18,9 @@ import psycopg
 
 from restorer import preflight
 from restorer.database import account, clean, verify
-from restorer.database.connection import Connection, first_connection, pinned, pooled, target_label
+from restorer.database.connection import Connection, first_connection, pinned, refuse_statement_mode, target_label
 from restorer.database.ledger import LEASE_SECONDS, PREPARED, Ledger, Run, refuse_holder, taken_over
-from restorer.database.ledger_schema import RIGHTS, SCRATCH, ensure, exists
+from restorer.database.ledger_schema import SCRATCH, ensure, exists
 from restorer.database.session import AGAIN, Session, failure_of
 from restorer.errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
 from restorer.events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableCounts, TableStart, Warned
@@ -110,6 +110,7 @@ class _Execution:
         self.session = Session(
             self.request.conninfo, self.spec.retry, self.emit, conn=conn, one_connection=self.scratch
         )
+        refuse_statement_mode(conn, target_label(self.request.conninfo))
         if self.scratch and not pinned(conn, self.request.conninfo):
             raise Refused(
                 f"{target_label(self.request.conninfo)} is a pooler in transaction mode, and {self.spec.mode} keeps temporary tables",
@@ -187,8 +188,12 @@ class _Execution:
 
     def _find(self, conn: Connection) -> Run | None:
         """This run in the ledger, if it is there. Refused when it was begun with another spec."""
-        if not exists(conn, self.ledger.schema, RIGHTS):
-            return None
+        try:
+            if not exists(conn, self.ledger.schema, tables=("runs",)):
+                return None
+        except Refused:
+            ensure(conn, self.ledger.schema)  # tells all that is missing
+            raise
         found = self.ledger.find(conn)
         if found is not None and found.spec_hash != self.spec.digest() and not self.request.restart:
             changed = changes(self.ledger.spec(conn), self.spec.resolved())
@@ -249,7 +254,7 @@ class _Execution:
             busy = refuse_holder(holder, target_label(self.request.conninfo), self.ledger.run)
             # The same run's: a process that was just killed, more often than not; its backend is about to notice, or its lease to
             # end where a pooler keeps the backend.
-            dying = LEASE_SECONDS + 1.0 if pooled(conn) else DYING_SECONDS
+            dying = LEASE_SECONDS + 1.0 if self.ledger.holder_is_behind_a_pooler(conn) else DYING_SECONDS
             patience = max(self.request.wait, dying if holder == self.ledger.run else 0.0)
             left = began + patience - time.monotonic()
             if left <= 0:

@@ -327,6 +327,21 @@ def test_rejects_are_purged_after_their_time_and_not_before(forty: Restore):
     assert ledger.purge_expired(forty.db) == 1 and result.rejects() == []
 
 
+@pytest.mark.parametrize("at_phase", ["Loading", "Verifying"])
+def test_a_run_that_is_forgotten_while_its_process_stands_still_is_told(forty: Restore, at_phase: str):
+    """Its lease is over, as of a machine that was paused."""
+
+    def purge(event: AnyEvent) -> None:
+        if isinstance(event, PhaseChanged) and event.phase == at_phase:
+            forty.schema("UPDATE dbrestore.owners SET lease_until = now() - interval '1 second'")
+            assert purge_runs(forty.db, "dbrestore", ["r"], None, rejects_only=False) == ["r"]
+
+    result = forty.run(name="r", emit=purge)
+    assert result.error is not None and result.error.exit_code == 1 and result.error.reason == "TakenOver"
+    assert forty.rows("SELECT run FROM dbrestore.runs UNION SELECT run FROM dbrestore.target") == []
+    assert forty.ok(name="r").report.outcome == "Succeeded"
+
+
 @pytest.mark.parametrize("how", ["purge", "restart", "by hand"])
 def test_what_waits_goes_with_its_run(at: Restore, how: str):
     """A run that is stopped while rows wait for parents that only come later in the file."""

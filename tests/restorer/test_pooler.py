@@ -27,7 +27,7 @@ MANY = [{"id": i, "v": f"v{i}"} for i in range(20_000)]
 class Pooler:
     """A PgBouncer before `server`, in transaction or session mode."""
 
-    def __init__(self, server: OwnServer, mode: str) -> None:
+    def __init__(self, server: OwnServer, mode: str, size: int = 20) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pgb-"))
         self.folder.chmod(0o755)
         self.port = free_port()
@@ -36,7 +36,7 @@ class Pooler:
         lines = (
             "[databases]", f"* = host=127.0.0.1 port={server.port}", "[pgbouncer]",
             "listen_addr = 127.0.0.1", f"listen_port = {self.port}", "unix_socket_dir =", "auth_type = trust",
-            f"auth_file = {self.folder / 'users'}", f"pool_mode = {mode}", "max_client_conn = 100",
+            f"auth_file = {self.folder / 'users'}", f"pool_mode = {mode}", f"default_pool_size = {size}", "max_client_conn = 100",
             *(["user = nobody"] if os.geteuid() == 0 else []),  # it will not be root
         )  # fmt: skip
         (self.folder / "ini").write_text("\n".join(lines) + "\n")
@@ -77,7 +77,8 @@ def db(own: OwnServer) -> Iterator[psycopg.Connection[Any]]:
 @pytest.fixture
 def dsn(own: OwnServer, db: psycopg.Connection[Any], request: pytest.FixtureRequest) -> Iterator[str]:
     """By way of a pooler: in transaction mode, or the one that the test names."""
-    pooler = Pooler(own, getattr(request, "param", "transaction"))
+    given = getattr(request, "param", "transaction")
+    pooler = Pooler(own, *((given,) if isinstance(given, str) else given))
     yield pooler.through(make_conninfo(own.dsn(), dbname="app"))
     pooler.close()
 
@@ -143,6 +144,49 @@ def test_what_keeps_temporary_tables_is_refused_in_transaction_mode(
         end, 2, ("is a pooler in transaction mode", "connect to the server itself, or to a pool in session mode")
     )
     assert held(db, "SELECT count(*) FROM pg_class WHERE relnamespace::regnamespace::text LIKE 'pg_temp%'") == (0,)
+
+
+def test_a_session_that_the_server_ends_in_a_copy_for_its_timeout_goes_in_halves(
+    db: psycopg.Connection[Any], dsn: str, tmp_path: Path
+):
+    """The pooler tells of it in its own words."""
+    if db.info.server_version < 170000:
+        pytest.skip("PostgreSQL 17 and later")
+    db.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END'"
+    )
+    db.execute("CREATE TRIGGER slow BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION slow()")
+    db.execute("ALTER DATABASE app SET transaction_timeout = '500ms'")
+    end = restorer("run", "--backup", write_backup(tmp_path, t=MANY[:40]), "--dsn", dsn)
+    assert end.code == 0, end.err
+    assert held(db)[0] == 40
+
+
+@pytest.mark.parametrize("dsn", [("session", 1)], indirect=True)
+def test_a_pool_with_room_for_one_session_is_no_pool_in_transaction_mode(
+    db: psycopg.Connection[Any], dsn: str, tmp_path: Path
+):
+    end = restorer("run", "--dry-run", "--backup", write_backup(tmp_path, t=MANY[:10]), "--dsn", dsn)
+    assert end.code == 0, end.err
+
+
+@pytest.mark.parametrize("dsn", ["statement"], indirect=True)
+def test_a_pooler_in_statement_mode_is_refused_by_its_name(db: psycopg.Connection[Any], dsn: str, tmp_path: Path):
+    end = restorer("run", "--backup", write_backup(tmp_path, t=MANY[:10]), "--dsn", dsn)
+    check_refused(end, 2, ("is a pooler in statement mode", "a pool in transaction or session mode"))
+
+
+def test_a_run_that_was_killed_behind_a_pooler_goes_on_past_it(
+    own: OwnServer, db: psycopg.Connection[Any], dsn: str, tmp_path: Path
+):
+    command = ("run", "--backup", write_backup(tmp_path, t=MANY), "--name", "k", "--batch-size", 50, "--dsn")
+    started = Started(*command, dsn)
+    started.until(lambda: held(db)[0] > 0)
+    started.kill_group()
+    started.close()
+    end = restorer(*command, make_conninfo(own.dsn(), dbname="app"))
+    assert end.code == 0, end.err
+    assert held(db) == (20_000, 20_000, 20_000)
 
 
 @pytest.mark.parametrize("dsn", ["session"], indirect=True)

@@ -56,19 +56,35 @@ def test_who_only_looks_needs_to_select_and_is_told_no_more(lent: Restore):
         end = restorer(*look, "--dsn", dsn)
         check_refused(end, 2, ("this role lacks USAGE, SELECT in the ledger's schema",))
     words = way_out(end.lines[-1])
-    assert not any(right in words for right in ("INSERT", "UPDATE", "DELETE"))
+    assert (
+        words.startswith("GRANT USAGE ON SCHEMA dbrestore TO role_")
+        and "GRANT SELECT ON dbrestore.runs TO role_" in words
+    )
+    lent.schema(words)
+    assert restorer("ledger", "runs", "--dsn", dsn).code == 0
+    end = restorer("report", "--dsn", dsn)
+    check_refused(end, 2, ("this role lacks SELECT in the ledger's schema",))
+    words = way_out(end.lines[-1])
+    assert not any(word in words for word in ("INSERT", "UPDATE", "DELETE", "deferred"))
     lent.schema(words)
     assert [restorer(*look, "--dsn", dsn).code for look in looks] == [0, 0, 0]
-    check_refused(restorer("ledger", "purge", "r/1", "--dsn", dsn), 2, ("lacks DELETE",))
-    check_refused(restorer("rejects", "retry", "--dsn", dsn), 2, ("lacks INSERT, UPDATE, DELETE",))
+    check_refused(restorer("ledger", "purge", "r/1", "--dsn", dsn), 2, ("lacks SELECT, DELETE",))
+    check_refused(restorer("rejects", "retry", "--dsn", dsn), 2, ("lacks SELECT, INSERT, UPDATE, DELETE",))
 
 
 def test_the_ledgers_ddl_for_a_role_is_all_that_it_needs_there(at: Restore):
     at.schema("CREATE TABLE t (id int PRIMARY KEY, v text)").file("t", TEN)
     dsn = guest(at, ON_T)
     role = f"role_{at.db.info.dbname}"
-    end = restorer("plan", "--backup", at.root, "--dsn", dsn)
-    check_refused(end, 2, ("may not create the ledger's schema 'dbrestore'", f"restorer ledger ddl --grant-to {role}"))
+    plan = ("plan", "--backup", at.root, "--dsn", dsn)
+    check_refused(restorer(*plan), 2, ("the ledger's schema 'dbrestore'", f"restorer ledger ddl --grant-to {role}`"))
+    (at.root / "restore.yaml").write_text(
+        "apiVersion: dbrestore.io/v1alpha1\nkind: DatabaseRestore\nmetadata: {name: few}\n"
+        "spec: {source: {path: .}, ledger: {schema: books}}\n"
+    )
+    elsewhere = (f"restorer ledger ddl --grant-to {role} --ledger-schema books`",)
+    check_refused(restorer(*plan, "-f", at.root / "restore.yaml"), 2, elsewhere)
+    (at.root / "restore.yaml").unlink()
     at.schema(restorer("ledger", "ddl", "--grant-to", role).out)
     assert at.ok(dsn=dsn).counts() == {"inserted": 10}
 
@@ -126,6 +142,18 @@ def test_tables_that_the_role_may_not_analyze_are_told(at: Restore):
         assert len(at.rows(analyzed)) == 5
 
 
+def test_a_partition_that_the_role_may_not_analyze_is_told_as_well(at: Restore):
+    at.schema(
+        "CREATE TABLE t (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)",
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (5)", "CREATE TABLE t2 PARTITION OF t DEFAULT",
+    ).file("t", TEN)  # fmt: skip
+    dsn = at.role(ON_T, "ALTER TABLE t OWNER TO {}", "ALTER TABLE t1 OWNER TO {}")
+    warned = "t: no ANALYZE, as this role"
+    assert any(warned in w for w in at.ok(dsn=dsn).report.warnings)
+    at.schema(f"ALTER TABLE t2 OWNER TO role_{at.db.info.dbname}")
+    assert not any("ANALYZE" in w for w in at.ok(dsn=dsn).report.warnings)
+
+
 def test_the_owner_of_the_database_may_analyze_all_its_tables(at: Restore):
     at.schema("CREATE TABLE t (id int PRIMARY KEY, v text)").file("t", TEN)
     dsn = at.role(ON_T)
@@ -143,7 +171,7 @@ def test_a_hook_that_may_not_is_told_by_the_name_of_what_it_may_not_touch(at: Re
     dsn = at.role(ON_T)
     result = at.run(dsn=dsn, hooks={"preRestore": [{"name": "look", "sql": "SELECT * FROM payroll"}]})
     assert result.error is not None and result.error.exit_code == 2
-    assert result.error.line().startswith("hook look: permission denied for table payroll (SQLSTATE 42501): grant it")
+    assert result.error.line().startswith("hook look: permission denied for table payroll (SQLSTATE 42501): give this")
 
 
 def test_what_a_trigger_says_with_the_same_code_is_not_told(at: Restore):

@@ -9,8 +9,8 @@ import msgspec
 import typer
 
 from restorer.database.connection import first_connection
+from restorer.database.ledger_schema import TABLES, exists
 from restorer.database.ledger_schema import ddl as ledger_ddl
-from restorer.database.ledger_schema import exists
 from restorer.database.runs import list_runs, purge_runs
 from restorer.errors import Refused
 
@@ -38,7 +38,7 @@ def runs(
     """List the runs that the ledger knows, newest first."""
     conninfo, _ = options.ledger_target(dsn, file)
     with first_connection(conninfo, lambda *_: None) as conn:
-        found = list_runs(conn, ledger_schema) if exists(conn, ledger_schema) else []
+        found = list_runs(conn, ledger_schema) if exists(conn, ledger_schema, tables=("runs",)) else []
     if json:
         sys.stdout.writelines(msgspec.json.encode(row).decode() + "\n" for row in found)
         return
@@ -64,7 +64,7 @@ def purge(
         raise Refused("nothing to purge is named", "name runs, or say --older-than DAYS")
     conninfo, _ = options.ledger_target(dsn, file)
     with first_connection(conninfo, lambda *_: None) as conn:
-        if not exists(conn, ledger_schema, ("SELECT", "DELETE")):
+        if not exists(conn, ledger_schema, ("SELECT", "DELETE"), TABLES):
             raise Refused(f"there is no ledger in schema {ledger_schema!r}", "name the schema with --ledger-schema")
         gone = purge_runs(conn, ledger_schema, name or [], older_than, rejects_only=rejects_only)
     what = "rejected records of" if rejects_only else ""

@@ -6,6 +6,7 @@ import datetime as dt
 
 from restorer.database.connection import Connection
 from restorer.database.ledger import Ledger, Run
+from restorer.database.session import unhurried
 from restorer.database.tasks import LEVELS
 from restorer.errors import RestoreError
 from restorer.report import Check, Counters, FallbackLevel, RejectSample, Report, SnapshotInfo, TableReport, Totals
@@ -85,14 +86,16 @@ def fallback(conn: Connection, ledger: Ledger) -> list[FallbackLevel]:
 
 def sample(conn: Connection, ledger: Ledger) -> list[RejectSample]:
     """A few rejects by their place, one of each reason first."""
-    rows = conn.execute(
-        ledger.q(
-            "SELECT table_name, ordinal, reason, sqlstate, constraint_name FROM "
-            "(SELECT *, row_number() OVER (PARTITION BY reason, table_name ORDER BY id) AS nth "
-            "FROM {rejects} WHERE run = %s) x ORDER BY nth, table_name, ordinal LIMIT %s"
-        ),
-        (ledger.run, SAMPLE),
-    )
+    with unhurried(conn):  # there may be very many
+        rows = conn.execute(
+            ledger.q(
+                "SELECT table_name, ordinal, reason, sqlstate, constraint_name FROM "
+                "(SELECT table_name, ordinal, reason, sqlstate, constraint_name, "
+                "row_number() OVER (PARTITION BY reason, table_name ORDER BY id) AS nth "
+                "FROM {rejects} WHERE run = %s) x ORDER BY nth, table_name, ordinal LIMIT %s"
+            ),
+            (ledger.run, SAMPLE),
+        ).fetchall()
     return [RejectSample(*row) for row in rows]
 
 

@@ -36,8 +36,9 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind =
              OR (b.relreplident = 'd' AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = b.oid AND x.indisprimary))))) AS undoable,
        ARRAY(SELECT p.pubname::text FROM pg_publication p WHERE p.puballtables OR EXISTS (
              SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid) ORDER BY 1) AS published,
-       pg_has_role(c.relowner, 'USAGE') OR {maintain} OR EXISTS (
-         SELECT FROM pg_database d WHERE d.datname = current_database() AND pg_has_role(d.datdba, 'USAGE')) AS analyzable
+       EXISTS (SELECT FROM pg_database d WHERE d.datname = current_database() AND pg_has_role(d.datdba, 'USAGE')) OR NOT EXISTS (
+         SELECT FROM (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid)) below (oid) JOIN pg_class b ON b.oid = below.oid
+         WHERE NOT (pg_has_role(b.relowner, 'USAGE') OR {maintain})) AS analyzable
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY c.relname"""
 
@@ -135,7 +136,7 @@ def read_tables(conn: psycopg.Connection[Any], schema: str) -> list[Table]:
     """Every table of `schema` that can hold rows of its own (partitions are reached through their parent)."""
     with conn.cursor(row_factory=_ROW) as cur:
         version = conn.info.server_version
-        maintain = "has_table_privilege(c.oid, 'MAINTAIN')" if version >= 170000 else "false"
+        maintain = "has_table_privilege(b.oid, 'MAINTAIN')" if version >= 170000 else "false"
         tables = cur.execute(sql.SQL(_TABLES).format(maintain=sql.SQL(maintain)), (schema,)).fetchall()
         oids = [t.oid for t in tables]
         raw_columns = cur.execute(_COLUMNS, (oids,)).fetchall()

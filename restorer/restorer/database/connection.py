@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import closing
 from typing import Any, Literal
 
 import msgspec
@@ -30,10 +31,10 @@ Kind = Literal["record", "transient", "refused"]
 _TRANSIENT = ("08", "40", "53", "57P", "55P03", "57014", "25P04", "25006", "58")
 # 09, 20, 27, 38, 39: what functions and triggers come to; P0: RAISE, and classes that only RAISE … ERRCODE makes.
 _RECORD = ("09", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "45", "54", "P0")
-_LIMIT = "53400"  # temp_file_limit: the next try would come to it as well
 _STANDARD = "0123456789FHPX"  # how the classes of PostgreSQL's own conditions begin
 _FIRST_CONNECT_SECONDS = 30.0
-_OTHERS = 3  # transactions that look for a pooler that shares out the server's processes
+_QUESTIONS = 24  # more than a pool of PgBouncer's default size has processes
+_ANSWER_SECONDS = 2.0
 
 
 def kind_of(error: psycopg.Error) -> Kind:
@@ -41,7 +42,7 @@ def kind_of(error: psycopg.Error) -> Kind:
     state = error.sqlstate
     if state is None:  # the connection broke, or never was
         return "transient" if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) else "refused"
-    if state.startswith(_TRANSIENT) and state != _LIMIT:
+    if state.startswith(_TRANSIENT):
         return "transient"
     if state == "42501" and error.diag.source_function == "ExecWithCheckOptions":
         return "record"  # a policy says no to this row
@@ -186,6 +187,17 @@ def backoff(initial: float, longest: float) -> Iterator[float]:
         step = min(step * 2, longest)
 
 
+def refuse_statement_mode(conn: Connection, label: str) -> None:
+    """Raises Refused where a pooler allows no transactions of more than one statement."""
+    if pooled(conn):
+        try:
+            conn.execute("BEGIN")
+            conn.execute("ROLLBACK")
+        except psycopg.errors.ProtocolViolation:
+            words = f"{label} is a pooler in statement mode, which has no transactions"
+            raise Refused(words, "connect to the server itself, or to a pool in transaction or session mode") from None
+
+
 def pooled(conn: Connection) -> bool:
     """Whether the server's process is another one than libpq was told (protocol, BackendKeyData): a pooler stands in between."""
     return backend_pid(conn) != conn.info.backend_pid
@@ -193,15 +205,25 @@ def pooled(conn: Connection) -> bool:
 
 def pinned(conn: Connection, conninfo: str) -> bool:
     """Whether one process of the server answers from transaction to transaction, so that temporary tables stay with us. Behind
-    a pooler in transaction mode it does not: another client's transaction gets the process that we have just had."""
+    a pooler in transaction mode it does not: another client gets the process that we have just had, at the first question or,
+    if they take turns, at a later one."""
     if not pooled(conn):
         return True
-    with ExitStack() as others:
-        ours = backend_pid(conn)
-        for _ in range(_OTHERS):
-            other = others.enter_context(open_connection(conninfo))
-            other.execute("BEGIN")
-            if backend_pid(other) == ours or backend_pid(conn) != ours:
+    ours = backend_pid(conn)
+    try:
+        other = open_connection(conninfo)
+    except psycopg.OperationalError:
+        return True  # there is no room for another one: in transaction mode there would be
+    with closing(other):
+        for _ in range(_QUESTIONS):
+            other.pgconn.send_query(b"SELECT pg_backend_pid()")
+            other.pgconn.flush()
+            if not select.select([other.fileno()], [], [], _ANSWER_SECONDS)[0]:
+                return True  # it waits for a process that is free, and ours would be
+            while (answer := other.pgconn.get_result()) is not None:
+                if answer.ntuples and int(answer.get_value(0, 0) or b"0") == ours:
+                    return False
+            if backend_pid(conn) != ours:
                 return False
     return True
 

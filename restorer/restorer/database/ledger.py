@@ -129,6 +129,12 @@ class Ledger:
             )
             return None
 
+    def holder_is_behind_a_pooler(self, conn: Connection) -> bool:
+        """Then only its lease tells when it is gone."""
+        query = "SELECT EXISTS (SELECT FROM {target} t JOIN {owners} o ON o.owner = t.owner WHERE o.backend_pid = 0)"
+        row = conn.execute(self.q(query)).fetchone()
+        return row is not None and bool(row[0])
+
     def holds_target(self, conn: Connection) -> bool:
         row = conn.execute(
             self.q("SELECT count(*) FROM {target} WHERE run = %s AND owner = %s"), (self.run, self.owner)

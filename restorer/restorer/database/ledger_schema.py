@@ -14,6 +14,8 @@ from restorer.errors import Refused
 
 SCRATCH = "pg_temp"  # PostgreSQL's alias for the session's own temporary schema
 TABLES = ("runs", "owners", "target", "tables", "tasks", "rejects", "deferred", "waiting_keys", "origins", "samples")
+LOOKED_AT = ("runs", "tables", "tasks", "rejects", "samples")  # by reports and lists
+DEFAULT = "dbrestore"
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")  # what a run does in it
 _CREATE = "CREATE SCHEMA IF NOT EXISTS {schema};"
 
@@ -41,30 +43,21 @@ def ddl(schema: str, role: str = "", *, create_schema: bool = True) -> str:
     made = sql.SQL(text).format(schema=sql.Identifier(schema)).as_string()
     if not role:
         return made
-    return f"{made}\n{_grants(sql.Identifier(schema).as_string(), sql.Identifier(role).as_string(), RIGHTS)};\n"
+    return f"{made}\n{_grants(sql.Identifier(schema).as_string(), sql.Identifier(role).as_string(), RIGHTS, TABLES)};\n"
 
 
-def _grants(schema: str, role: str, rights: Sequence[str]) -> str:
-    """What lets a role do `rights` in a ledger that another one made. Names as SQL has them."""
-    return f"GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT {', '.join(rights)} ON ALL TABLES IN SCHEMA {schema} TO {role}"
-
-
-def exists(conn: Connection, schema: str, rights: Sequence[str] = ("SELECT",)) -> bool:
-    """Whether the ledger is there, with all its tables. Raises Refused when it is and this role may not do in it what `rights`
-    says."""
-    found = _look(conn, schema, rights)
-    if found.tables < len(TABLES):
-        return False
-    if found.lacking:
-        raise Refused(*_lacking(schema, found, rights))
-    return True
+def exists(
+    conn: Connection, schema: str, rights: Sequence[str] = ("SELECT",), tables: Sequence[str] = LOOKED_AT
+) -> bool:
+    """Whether the ledger is there, whole. Raises Refused when it is and this role may not do `rights` on these `tables` of it."""
+    return _exists(schema, _look(conn, schema, rights, tables), rights, tables)
 
 
 def ensure(conn: Connection, schema: str) -> None:
     """Creates the ledger's schema and tables if they are not there. Raises Refused when the role may not."""
-    if exists(conn, schema, RIGHTS):
+    found = _look(conn, schema, RIGHTS, TABLES)
+    if _exists(schema, found, RIGHTS, TABLES):
         return
-    found = _look(conn, schema, RIGHTS)
     try:
         with conn.transaction():
             conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('dbrestore.ledger', 0))")  # IF NOT EXISTS races
@@ -77,14 +70,13 @@ def ensure(conn: Connection, schema: str) -> None:
 def refusals(conn: Connection, schema: str, *, can_temp: bool) -> list[str]:
     """Why a run could not keep its ledger there, one line each. `can_temp`: it may create temporary tables; else those that it
     needs go into this schema."""
-    found = _look(conn, schema, RIGHTS)
-    whole = found.tables == len(TABLES)
+    found = _look(conn, schema, RIGHTS, TABLES)
     problems = []
-    if not whole and not found.may_create:
+    if found.tables < len(TABLES) and not found.may_create:
         problems.append(": ".join(_uncreated(schema, found)))
-    if whole and found.lacking:
-        problems.append(": ".join(_lacking(schema, found, RIGHTS)))
-    if whole and not can_temp and not found.may_create:
+    elif found.tables == len(TABLES) and found.lacking:
+        problems.append(": ".join(_lacking(schema, found, RIGHTS, TABLES)))
+    if not can_temp and not found.may_create:
         problems.append(
             f"this role may create no temporary tables, nor any in the ledger's schema {schema!r} instead: "
             f"have a DBA run: GRANT CREATE ON SCHEMA {found.schema} TO {found.role}"
@@ -92,13 +84,22 @@ def refusals(conn: Connection, schema: str, *, can_temp: bool) -> list[str]:
     return problems
 
 
-def _look(conn: Connection, schema: str, rights: Sequence[str]) -> _Found:
-    row = conn.execute(_LOOK, (schema, schema, schema, list(rights), schema, list(TABLES))).fetchone()
+def _exists(schema: str, found: _Found, rights: Sequence[str], tables: Sequence[str]) -> bool:
+    if found.tables < len(TABLES):
+        return False
+    if found.lacking:
+        raise Refused(*_lacking(schema, found, rights, tables))
+    return True
+
+
+def _look(conn: Connection, schema: str, rights: Sequence[str], tables: Sequence[str]) -> _Found:
+    names = (schema, schema, schema, list(tables), list(rights), schema, list(TABLES))
+    row = conn.execute(_LOOK, names).fetchone()
     assert row is not None
-    tables, usable, lacking, *rest = row
+    number, usable, lacking, *rest = row
     may_not = [] if usable else ["USAGE"]
     may_not += [right for right in rights if right in (lacking or ())]
-    return _Found(tables, tuple(may_not), *rest)
+    return _Found(number, tuple(may_not), *rest)
 
 
 _LOOK = """
@@ -106,20 +107,29 @@ SELECT l.tables, COALESCE(l.usable, true), l.lacking, EXISTS (SELECT FROM pg_nam
        COALESCE((SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %s),
                 has_database_privilege(current_database(), 'CREATE')), quote_ident(current_user), quote_ident(%s)
 FROM (SELECT count(DISTINCT c.oid) AS tables, bool_and(has_schema_privilege(n.oid, 'USAGE')) AS usable,
-             array_agg(DISTINCT r.name) FILTER (WHERE NOT has_table_privilege(c.oid, r.name)) AS lacking
+             array_agg(DISTINCT r.name) FILTER (WHERE c.relname = ANY (%s) AND NOT has_table_privilege(c.oid, r.name)) AS lacking
       FROM unnest(%s::text[]) r (name), pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE n.nspname = %s AND c.relname = ANY (%s)) l"""
 
 
-def _lacking(schema: str, found: _Found, rights: Sequence[str]) -> tuple[str, str]:
+def _lacking(schema: str, found: _Found, rights: Sequence[str], tables: Sequence[str]) -> tuple[str, str]:
     return (
         f"this role lacks {', '.join(found.lacking)} in the ledger's schema {schema!r}",
-        f"have a DBA run: {_grants(found.schema, found.role, rights)}",
+        f"have a DBA run: {_grants(found.schema, found.role, rights, tables)}",
     )
 
 
+def _grants(schema: str, role: str, rights: Sequence[str], tables: Sequence[str]) -> str:
+    """What lets a role do `rights` in a ledger that another one made. Names of schema and role as SQL has them. The tables by their
+    names: others may be in the schema, and who only looks need not see whole records."""
+    names = ", ".join(f"{schema}.{table}" for table in tables)
+    return f"GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT {', '.join(rights)} ON {names} TO {role}"
+
+
 def _uncreated(schema: str, found: _Found) -> tuple[str, str]:
+    elsewhere = "" if schema == DEFAULT else f" --ledger-schema {found.schema}"
     return (
         f"this role may not create the ledger's schema {schema!r}, or a table that is missing in it",
-        f"have a DBA run the output of `restorer ledger ddl --grant-to {found.role}`, or name a schema of yours with ledger.schema",
+        f"have a DBA run the output of `restorer ledger ddl --grant-to {found.role}{elsewhere}`, "
+        "or name a schema of yours with ledger.schema",
     )

@@ -47,7 +47,14 @@ def purge_runs(
             if name not in known:
                 raise no_such_run(name, list(known))
             if known[name]:
-                raise Refused(f"run {name!r} is under way", "stop it first; nothing was forgotten")
+                raise Refused(
+                    f"run {name!r} is under way, or was until a moment ago",
+                    "stop it first; one that was killed can be forgotten ten seconds later",
+                )
         gone = [row[0] for row in conn.execute(ledger.q(query), (names, older_than_days))]
+        if not rejects_only:
+            # Should somebody be at work on it all the same (a machine that stood still), the fence stops it.
+            for what in ("{target}", "{owners}"):
+                conn.execute(ledger.q(f"DELETE FROM {what} WHERE run = ANY (%s)"), (gone,))
         ledger.sweep(conn)
     return gone

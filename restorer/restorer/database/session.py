@@ -18,6 +18,7 @@ from restorer.spec import Retry
 
 T = TypeVar("T")
 _TRANSACTION_TIMEOUT = 170000  # the first version that has one
+_TIMEOUTS = ("statement_timeout", "transaction_timeout")
 _CANCEL_SECONDS = 1.0  # for a server that does not answer
 AGAIN = "start the same command again when the database is well"
 
@@ -46,6 +47,12 @@ def unhurried(conn: Connection) -> Iterator[None]:
     except BaseException:
         rollback(conn)
         raise
+
+
+def hurries(conn: Connection) -> bool:
+    """Whether any timeout is set that `unhurried` is about."""
+    row = conn.execute("SELECT current_setting(%s), current_setting(%s, true)", _TIMEOUTS).fetchone()
+    return row is None or any(value not in ("0", "", None) for value in row)
 
 
 def _no_timeout(conn: Connection) -> str:
@@ -96,13 +103,16 @@ class Session:
     def begin(self, conn: Connection, staged: bool = False) -> None:
         conn.execute(_BEGIN + _STAGED if staged else _BEGIN)
 
+    def begin_unhurried(self, conn: Connection, staged: bool = False, *more: str) -> None:
+        """As `begin`, but no timeout ends it (see `unhurried`). `more`: statements behind it."""
+        conn.execute("; ".join((_BEGIN + _STAGED if staged else _BEGIN, _no_timeout(conn), *more)))
+
     @contextlib.contextmanager
     def transaction(self, *, staged: bool = False, durable: bool = False) -> Iterator[Connection]:
         """For what is no batch: no timeout ends it (see `unhurried`). `durable`: the commit waits for the disk, for what this
         process goes on to believe without asking again."""
         conn = self.conn
-        begin = [_BEGIN + _STAGED if staged else _BEGIN, _no_timeout(conn)]
-        conn.execute("; ".join([*begin, "SET LOCAL synchronous_commit = on"] if durable else begin))
+        self.begin_unhurried(conn, staged, *(["SET LOCAL synchronous_commit = on"] if durable else []))
         try:
             yield conn
             conn.execute("COMMIT")
@@ -140,6 +150,8 @@ class Session:
         if state == _READ_ONLY and self._conn is not None:  # after a failover this one leads to what is a standby now
             self._conn.close()
         words = f"{what}: {describe(error)} (SQLSTATE {state})"
+        if state == _TOO_MUCH:  # of what the next try would need as well; what is loaded stays, and the run can go on
+            raise Unavailable(words, remedy_for(error), sqlstate=state) from None
         if kind_of(error) != "transient":
             raise LoadFailed(words, remedy_for(error), sqlstate=state) from None
         if time.monotonic() - started + wait > self.retry.max_elapsed_seconds:
@@ -165,12 +177,13 @@ def rollback(conn: Connection) -> None:
 
 
 _READ_ONLY = "25006"
+_TOO_MUCH = "53400"  # temp_file_limit
 _WORDS = {
     "42501": "this role may not do that",
     "53100": "the server's disk is full",
     "53200": "the server is out of memory",
     "53300": "the server has no connection left",
-    "53400": "the query needs more temporary files than temp_file_limit allows",
+    _TOO_MUCH: "the query needs more temporary files than temp_file_limit allows",
     "57P01": "the server is shutting down",
     "57P02": "the server crashed",
     "57P03": "the server is starting up",
@@ -215,9 +228,9 @@ def failure_of(error: psycopg.Error) -> RestoreError:
 
 def remedy_for(error: psycopg.Error) -> str:
     if error.sqlstate == "42501":
-        return "grant it to this role; `restorer plan` lists what a restore needs"
-    if error.sqlstate == "53400":
-        return "raise temp_file_limit or work_mem for this role"
+        return "give this role what it takes; `restorer plan` lists what a restore needs"
+    if error.sqlstate == _TOO_MUCH:
+        return "raise temp_file_limit or work_mem for this role, and start the same command again"
     if (error.sqlstate or "").startswith("42"):
         return "the tables changed since the plan was made, or a hook or query is wrong; mend it and start a new run"
     return "see the database's log"

@@ -10,6 +10,7 @@ from restorer.database.abreast import Step, abreast
 from restorer.database.connection import Connection
 from restorer.database.ledger import Ledger
 from restorer.database.session import Session, unhurried
+from restorer.database.tasks import Tasks
 from restorer.load import compare, statistics
 from restorer.load.leader import worker_processes
 from restorer.load.statistics import Early
@@ -33,13 +34,12 @@ def finish(
     during the load. `hooks`: runs the hooks after a restore. -> what the checks found"""
     if spec.mode == "DryRun":
         return []
-    known = session.retrying(lambda conn: account.accounts(conn, ledger), what="verification")
-    accounts = {a.name: a for a in known}
-    checks: Steps = [("verification", ask) for ask in verify.checks(spec, plans, accounts)]
-    queries: Steps = [("verification", ask) for ask in verify.queries(spec)]  # they may go by the planner's statistics
+    accounts = {a.name: a for a in session.retrying(partial(_accounts, ledger=ledger), what="verification")}
+    checks: Steps = [_check(ask) for ask in verify.checks(spec, plans, accounts)]
+    queries: Steps = [_check(ask) for ask in verify.queries(spec)]  # they may go by the planner's statistics
     if spec.mode == "VerifyOnly":
-        found = session.retrying(lambda conn: compare.checks(conn, plans, accounts, spec), what="verification")
-        return found + _done(session, spec, checks + queries)
+        content: Steps = [_check(ask) for ask in compare.checks(plans, accounts, spec)]
+        return _done(session, spec, content + checks + queries)
     _advance_sequences(session, plans)
     if not spec.hooks.post_restore:
         found = _analyzed(session, ledger, spec, plans, early, checks)
@@ -47,6 +47,11 @@ def finish(
     _analyzed(session, ledger, spec, plans, early, [])
     hooks()
     return _done(session, spec, checks + queries)
+
+
+def _accounts(conn: Connection, ledger: Ledger) -> list[account.TableAccount]:
+    Tasks(ledger).refuse_ended(conn)  # of a run that somebody has just forgotten nothing is known
+    return account.accounts(conn, ledger)
 
 
 def analyze(conn: Connection, plan: TablePlan, *, ledger: Ledger, spec: RestoreSpec) -> None:
@@ -84,10 +89,12 @@ def _analyzed(
 
 def _done(session: Session, spec: RestoreSpec, steps: Steps) -> list[Check]:
     """All in the run's own session where no workers were beside it. -> what the checks among the steps found"""
-    whole = [(what, partial(_unhurried, step)) for what, step in steps]
-    return [c for c in abreast(session, max(1, worker_processes(spec)), whole) if c is not None]
+    return [c for c in abreast(session, max(1, worker_processes(spec)), steps) if c is not None]
 
 
-def _unhurried(step: Callable[[Connection], Check | None], conn: Connection) -> Check | None:
-    with unhurried(conn):
-        return step(conn)
+def _check(ask: verify.Ask) -> Step[Check | None]:
+    def step(conn: Connection) -> Check:
+        with unhurried(conn):
+            return ask(conn)
+
+    return "verification", step

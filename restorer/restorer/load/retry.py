@@ -153,7 +153,7 @@ def _load(
         return whole
     pieces = [Piece.of_one(r.record.ordinal, r.record.offset, r.record.raw) for r in chunk]
     batch = next(iter(Batches(PieceSource(pieces), lambda: len(pieces), 1 << 62)))
-    outcome = ladder.load(conn, batch, session.begin, rollback)
+    outcome = ladder.load(conn, batch, session.begin_unhurried, rollback)
     try:
         ledger.fence(conn)
         settled = _book(conn, ledger, plan, chunk, batch, outcome, first)

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from restorer.database.connection import Connection
 from restorer.database.relation import of_table
-from restorer.database.session import Session, unhurried
+from restorer.database.session import Session, hurries, unhurried
 from restorer.model import TablePlan
 
 _LOOK_SECONDS = 0.02
@@ -30,9 +30,16 @@ def told(conn: Connection) -> None:
 
 
 def analyze(conn: Connection, plan: TablePlan, *, untouched: bool) -> None:
-    """`untouched`: this run left the table as it was. Not where the role may not: the server would warn, and do nothing."""
-    if plan.table.analyzable and not (untouched and _has_statistics(conn, plan.table.oid)):
-        conn.execute(sql.SQL("ANALYZE {}").format(of_table(plan.table.schema, plan.name).write))
+    """`untouched`: this run left the table as it was. (Where the role may not, the server does nothing: preflight has told.)"""
+    if not (untouched and _has_statistics(conn, plan.table.oid)):
+        statement = sql.SQL("ANALYZE {}").format(of_table(plan.table.schema, plan.name).write)
+        if plan.table.partitioned and not hurries(conn):
+            conn.execute(
+                statement
+            )  # in a transaction for each partition, so that the locks of all of them are never held at once
+            return
+        with unhurried(conn):
+            conn.execute(statement)
 
 
 def _has_statistics(conn: Connection, oid: int) -> bool:
@@ -102,8 +109,7 @@ class Early:
                 self._now = {plan.name}
                 if self._over.is_set():
                     return
-                with unhurried(conn):
-                    self._analyze(conn, plan)
+                self._analyze(conn, plan)
                 self._done.add(plan.name)
         except Exception:  # whatever it is
             self._done.clear()

@@ -13,7 +13,7 @@ from functools import partial
 import msgspec
 import psycopg
 
-from restorer.database.connection import Connection
+from restorer.database.connection import Connection, never_connected
 from restorer.database.session import Session, rollback
 from restorer.database.tasks import Task, Tasks, counted
 from restorer.errors import LoadFailed
@@ -91,10 +91,13 @@ class TaskLoader:
         -> the task as it stands then"""
         started = time.monotonic()
         failed = timed_out = False
+        broken = 0
 
         def note(error: psycopg.Error) -> None:
-            nonlocal failed, timed_out
-            failed, timed_out = True, timed_out or error.sqlstate in _TIMEOUTS
+            """A session that the server ends while it is sent a batch breaks without a word: twice, and it counts as too slow."""
+            nonlocal failed, timed_out, broken
+            broken += error.sqlstate is None and not never_connected(error)
+            failed, timed_out = True, timed_out or error.sqlstate in _TIMEOUTS or broken > 1
 
         def step(conn: Connection) -> tuple[Task, Outcome] | None:
             if failed:
