@@ -18,9 +18,10 @@ import psycopg
 
 from restorer import preflight
 from restorer.database import account, clean, verify
-from restorer.database.connection import Connection, first_connection, pinned, refuse_statement_mode, target_label
+from restorer.database.connection import Connection, first_connection, target_label
 from restorer.database.ledger import LEASE_SECONDS, PREPARED, Ledger, Run, refuse_holder, taken_over
 from restorer.database.ledger_schema import SCRATCH, ensure, exists
+from restorer.database.pooler import pinned, refuse_statement_mode
 from restorer.database.session import AGAIN, Session, failure_of
 from restorer.errors import Cancelled, Interrupted, LoadFailed, Refused, RestoreError, Unavailable
 from restorer.events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableCounts, TableStart, Warned

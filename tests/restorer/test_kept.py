@@ -11,7 +11,8 @@ import psycopg
 import pytest
 from fix_restore import Restore
 from psycopg.conninfo import make_conninfo
-from restorer.database.connection import open_connection, pooled
+from restorer.database.connection import open_connection
+from restorer.database.pooler import pooled
 from restorer.load import kept, merging
 from restorer.load.task_loader import TaskLoader
 

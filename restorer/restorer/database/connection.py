@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Any, Literal
 
 import msgspec
@@ -33,8 +31,6 @@ _TRANSIENT = ("08", "40", "53", "57P", "55P03", "57014", "25P04", "25006", "58")
 _RECORD = ("09", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "45", "54", "P0")
 _STANDARD = "0123456789FHPX"  # how the classes of PostgreSQL's own conditions begin
 _FIRST_CONNECT_SECONDS = 30.0
-_QUESTIONS = 24  # more than a pool of PgBouncer's default size has processes
-_ANSWER_SECONDS = 2.0
 
 
 def kind_of(error: psycopg.Error) -> Kind:
@@ -185,53 +181,6 @@ def backoff(initial: float, longest: float) -> Iterator[float]:
     while True:
         yield random.uniform(0, step)
         step = min(step * 2, longest)
-
-
-def refuse_statement_mode(conn: Connection, label: str) -> None:
-    """Raises Refused where a pooler allows no transactions of more than one statement."""
-    if pooled(conn):
-        try:
-            conn.execute("BEGIN")
-            conn.execute("ROLLBACK")
-        except psycopg.errors.ProtocolViolation:
-            words = f"{label} is a pooler in statement mode, which has no transactions"
-            raise Refused(words, "connect to the server itself, or to a pool in transaction or session mode") from None
-
-
-def pooled(conn: Connection) -> bool:
-    """Whether the server's process is another one than libpq was told (protocol, BackendKeyData): a pooler stands in between."""
-    return backend_pid(conn) != conn.info.backend_pid
-
-
-def pinned(conn: Connection, conninfo: str) -> bool:
-    """Whether one process of the server answers from transaction to transaction, so that temporary tables stay with us. Behind
-    a pooler in transaction mode it does not: another client gets the process that we have just had, at the first question or,
-    if they take turns, at a later one."""
-    if not pooled(conn):
-        return True
-    ours = backend_pid(conn)
-    try:
-        other = open_connection(conninfo)
-    except psycopg.OperationalError:
-        return True  # there is no room for another one: in transaction mode there would be
-    with closing(other):
-        for _ in range(_QUESTIONS):
-            other.pgconn.send_query(b"SELECT pg_backend_pid()")
-            other.pgconn.flush()
-            if not select.select([other.fileno()], [], [], _ANSWER_SECONDS)[0]:
-                return True  # it waits for a process that is free, and ours would be
-            while (answer := other.pgconn.get_result()) is not None:
-                if answer.ntuples and int(answer.get_value(0, 0) or b"0") == ours:
-                    return False
-            if backend_pid(conn) != ours:
-                return False
-    return True
-
-
-def backend_pid(conn: Connection) -> int:
-    """The process that answers, which behind a pooler is another one than libpq was told."""
-    row = conn.execute("SELECT pg_backend_pid()").fetchone()
-    return int(row[0]) if row else 0
 
 
 class Backend(msgspec.Struct, frozen=True):

@@ -7,7 +7,8 @@ import zlib
 
 from psycopg import sql
 
-from restorer.database.connection import Connection, pooled
+from restorer.database.connection import Connection
+from restorer.database.pooler import pooled
 from restorer.model import Table
 
 
