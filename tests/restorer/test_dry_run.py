@@ -99,3 +99,29 @@ def test_a_dry_run_needs_no_confirmation_and_says_what_triggers_might_change(at:
     assert result.counts() == {"inserted": 1}
     assert any("triggers" in w for w in result.report.warnings)
     assert at.rows() == [(1,)]
+
+
+PARTITIONS = {
+    "range": ("RANGE (id)", ["FOR VALUES FROM (1) TO (4)", "FOR VALUES FROM (4) TO (8)"]),
+    "list": ("LIST (v)", ["FOR VALUES IN ('a')", "FOR VALUES IN ('b', NULL)"]),
+    "hash": ("HASH (id)", ["FOR VALUES WITH (MODULUS 3, REMAINDER 0)", "FOR VALUES WITH (MODULUS 3, REMAINDER 1)"]),
+    "default": ("RANGE (id)", ["FOR VALUES FROM (1) TO (4)", "DEFAULT"]),
+    "of partitions": ("RANGE (id)", ["FOR VALUES FROM (1) TO (6) PARTITION BY LIST (v)"]),
+    "none": ("RANGE (id)", []),
+}
+
+
+@pytest.mark.parametrize("kind", PARTITIONS)
+def test_it_finds_rows_of_no_partition(at: Restore, kind: str):
+    by, parts = PARTITIONS[kind]
+    at.schema(f"CREATE TABLE t (id int, v text) PARTITION BY {by}")
+    at.schema(*(f"CREATE TABLE t{n} PARTITION OF t {bounds}" for n, bounds in enumerate(parts)))
+    if kind == "of partitions":
+        at.schema("CREATE TABLE t0a PARTITION OF t0 FOR VALUES IN ('a', 'c')")
+    at.file("t", [{"id": i, "v": "abc\n"[i % 4].strip() or None} for i in range(12)])
+    dry, real = at.ok(mode="DryRun"), at.ok()
+    assert dry.counts() == real.counts()
+    assert [(r.record, r.sqlstate) for r in dry.report.rejected_sample] == [
+        (r.record, r.sqlstate) for r in real.report.rejected_sample
+    ]
+    assert (real.counts().get("rejected", 0) > 0) is (kind != "default")

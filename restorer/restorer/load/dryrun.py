@@ -1,6 +1,6 @@
 """A dry run's targets: temporary tables shaped like the real ones. Every record is really copied; nothing is kept.
 
-The stand-ins have the columns, types, defaults, CHECK constraints and unique indexes of their tables, but no triggers, and
+The stand-ins have the columns, types, defaults, CHECK constraints, unique indexes and partition bounds of their tables, but no triggers, and
 no foreign keys: those are looked up by the set queries of the Merge rung, over the table and its stand-in together.
 """
 
@@ -34,6 +34,8 @@ def stand_ins(conn: Connection, plans: tuple[TablePlan, ...], *, cleaned: bool, 
         )
         stand_in = sql.Identifier("pg_temp", name)
         _own_sequences(conn, plan.table.oid, name)
+        if plan.table.partitioned:
+            _within_the_partitions(conn, plan.table.oid, stand_in)
         key = identity(plan.table, tuple(c.name for c in plan.table.columns))
         both = sql.SQL("(SELECT false AS {0}, * FROM {1} UNION ALL SELECT true, * FROM {2})").format(
             sql.Identifier(STAND_IN), real, stand_in
@@ -46,6 +48,22 @@ def stand_ins(conn: Connection, plans: tuple[TablePlan, ...], *, cleaned: bool, 
             else Relation(stand_in, both)
         )
     return Relations(overrides)
+
+
+def _within_the_partitions(conn: Connection, oid: int, stand_in: sql.Identifier) -> None:
+    """A row that fits no partition is a CHECK's matter here; PostgreSQL gives it the same SQLSTATE."""
+    row = conn.execute(
+        "SELECT count(*), bool_or(d IS NULL), string_agg('(' || d || ')', ' OR ') FROM pg_partition_tree(%s::oid::regclass) p, "
+        "LATERAL (SELECT pg_get_partition_constraintdef(p.relid) AS d) x WHERE p.isleaf",
+        (oid,),
+    ).fetchone()
+    assert row is not None
+    leaves, takes_all, bounds = row
+    if not takes_all:
+        fits = sql.SQL(bounds if leaves else "false")
+        conn.execute(
+            sql.SQL("ALTER TABLE {} ADD CONSTRAINT no_partition CHECK (").format(stand_in) + fits + sql.SQL(")")
+        )
 
 
 def _own_sequences(conn: Connection, oid: int, name: str) -> None:
