@@ -356,6 +356,8 @@ class _Execution:
             )
             if any(p.table.triggers for p in plans):
                 self.ledger.add_warning(self.session.conn, "triggers are not fired in a dry run")
+            if any(p.table.rls for p in plans):
+                self.ledger.add_warning(self.session.conn, "policies of row security are not asked in a dry run")
         home = "" if prepared.server.can_temp else self.ledger.schema
         kind = compare.CompareBench if self.spec.mode == "VerifyOnly" else Workbench
         return kind(self.session, self.ledger, self.spec, plans, self.emit, relations=relations, stage_home=home)

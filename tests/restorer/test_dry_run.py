@@ -125,3 +125,17 @@ def test_it_finds_rows_of_no_partition(at: Restore, kind: str):
         (r.record, r.sqlstate) for r in real.report.rejected_sample
     ]
     assert (real.counts().get("rejected", 0) > 0) is (kind != "default")
+
+
+def test_it_says_what_it_does_not_ask(at: Restore):
+    at.schema(
+        "CREATE TABLE t (id int PRIMARY KEY)",
+        "CREATE FUNCTION tr() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TRIGGER tr BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION tr()",
+    ).file("t", [{"id": 1}])
+    dsn = at.role("GRANT SELECT, INSERT ON t TO {}")
+    unasked = "policies of row security are not asked in a dry run"
+    warnings = at.ok(mode="DryRun", dsn=dsn).report.warnings
+    assert "triggers are not fired in a dry run" in warnings and unasked not in warnings
+    at.schema("ALTER TABLE t ENABLE ROW LEVEL SECURITY")
+    assert unasked in at.ok(mode="DryRun", dsn=dsn).report.warnings
