@@ -142,8 +142,8 @@ def test_a_table_that_turns_out_not_to_be_read_is_read_again(
     at.file("t", ROWS)
     unsettled, asked = Tasks.unsettled, list[dict[str, bool]]()
 
-    def and_then_a_failover(self: Tasks, conn: Connection) -> dict[str, bool]:
-        found = unsettled(self, conn)
+    def and_then_a_failover(self: Tasks, conn: Connection, *tables: list[str]) -> dict[str, bool]:
+        found = unsettled(self, conn, *tables)
         if found == {"t": True} and not asked:
             asked.append(found)
             at.schema(
@@ -179,9 +179,9 @@ def test_segments_that_are_taken_back_are_cut_again(at: Restore, monkeypatch: py
         cut = "UPDATE dbrestore.tables SET split = false"
         lost, unsettled = once(lambda: at.schema("DELETE FROM dbrestore.tasks", "DELETE FROM t", cut)), Tasks.unsettled
 
-        def first_lost(self: Tasks, conn: Connection) -> Any:
+        def first_lost(self: Tasks, conn: Connection, *tables: list[str]) -> Any:
             lost()
-            return unsettled(self, conn)
+            return unsettled(self, conn, *tables)
 
         at_once(monkeypatch)
         monkeypatch.setattr(Tasks, "unsettled", first_lost)
