@@ -375,7 +375,7 @@ def test_what_a_batch_asks_of_those_that_wait_does_not_grow_with_them(forty: Res
 
 
 def test_what_a_claim_looks_at_does_not_grow_with_the_square_of_the_tables(at: Restore):
-    many = 150
+    many = 100
     at.schema(
         *(
             f"CREATE TABLE t{i} (id int PRIMARY KEY, p int {f'REFERENCES t{i - 1}' if i % 3 else ''})"

@@ -107,6 +107,7 @@ def test_a_dirty_backup_goes_in_exactly_by_several_workers(db: psycopg.Connectio
     assert held(db, "SELECT count(*) FROM pg_class WHERE relname LIKE 'dbrestore_stage%'") == (0,)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_when_its_lease_is_over(db: psycopg.Connection[Any], dsn: str, tmp_path: Path):
     """The server's process stays with the pooler: that it is there says nothing of ours."""
     command = ("run", "--backup", write_backup(tmp_path, t=MANY), "--dsn", dsn, "--name", "k", "--batch-size", 50)
@@ -146,6 +147,7 @@ def test_what_keeps_temporary_tables_is_refused_in_transaction_mode(
     assert held(db, "SELECT count(*) FROM pg_class WHERE relnamespace::regnamespace::text LIKE 'pg_temp%'") == (0,)
 
 
+@pytest.mark.slow
 def test_a_session_that_the_server_ends_in_a_copy_for_its_timeout_goes_in_halves(
     db: psycopg.Connection[Any], dsn: str, tmp_path: Path
 ):
@@ -176,6 +178,7 @@ def test_a_pooler_in_statement_mode_is_refused_by_its_name(db: psycopg.Connectio
     check_refused(end, 2, ("is a pooler in statement mode", "a pool in transaction or session mode"))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_behind_a_pooler_goes_on_past_it(
     own: OwnServer, db: psycopg.Connection[Any], dsn: str, tmp_path: Path
 ):

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from command import restorer, write_backup
+from command import Ended, environment, restorer, write_backup
 from fix_cli import SECRET, check_refused
 from fix_restore import Restore
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from restorer.database.ledger_schema import RIGHTS, ddl
 
 TEN = [{"id": i, "v": f"v{i}"} for i in range(1, 11)]
@@ -28,6 +29,13 @@ def lent(at: Restore) -> Restore:
     return at.file("t", TEN)
 
 
+def command(*args: object, dsn: str) -> Ended:
+    """Runs it as that role. (With the password in its arguments it would start itself once more.)"""
+    parts = conninfo_to_dict(dsn)
+    password = str(parts.pop("password"))
+    return restorer(*args, "--dsn", make_conninfo(**parts), env=environment(PGPASSWORD=password))
+
+
 def way_out(line: str) -> str:
     """The SQL that a refusal tells a DBA to run."""
     assert "have a DBA run: " in line, line
@@ -39,12 +47,12 @@ def test_a_right_that_is_missing_in_the_ledger_is_named_and_what_to_run(lent: Re
     held = [r for r in RIGHTS if r != missing]
     usage = ["GRANT USAGE ON SCHEMA dbrestore TO {}"] if missing != "USAGE" else []
     dsn = guest(lent, ON_T, *usage, f"GRANT {', '.join(held)} ON ALL TABLES IN SCHEMA dbrestore TO {{}}")
-    for command in ("plan", "run"):
-        end = restorer(command, "--backup", lent.root, "--dsn", dsn)
+    for name in ("plan", "run"):
+        end = command(name, "--backup", lent.root, dsn=dsn)
         check_refused(end, 2, (f"this role lacks {missing} in the ledger's schema 'dbrestore'",))
     assert lent.rows() == []
     lent.schema(way_out(end.lines[-1]))
-    assert restorer("plan", "--backup", lent.root, "--dsn", dsn).code == 0
+    assert command("plan", "--backup", lent.root, dsn=dsn).code == 0
     assert lent.ok(dsn=dsn).counts() == {"inserted": 10}
 
 
@@ -53,7 +61,7 @@ def test_who_only_looks_needs_to_select_and_is_told_no_more(lent: Restore):
     dsn = guest(lent)
     looks = (("report",), ("rejects", "list"), ("ledger", "runs"))
     for look in looks:
-        end = restorer(*look, "--dsn", dsn)
+        end = command(*look, dsn=dsn)
         check_refused(end, 2, ("this role lacks USAGE, SELECT in the ledger's schema",))
     words = way_out(end.lines[-1])
     assert (
@@ -61,15 +69,15 @@ def test_who_only_looks_needs_to_select_and_is_told_no_more(lent: Restore):
         and "GRANT SELECT ON dbrestore.runs TO role_" in words
     )
     lent.schema(words)
-    assert restorer("ledger", "runs", "--dsn", dsn).code == 0
-    end = restorer("report", "--dsn", dsn)
+    assert command("ledger", "runs", dsn=dsn).code == 0
+    end = command("report", dsn=dsn)
     check_refused(end, 2, ("this role lacks SELECT in the ledger's schema",))
     words = way_out(end.lines[-1])
     assert not any(word in words for word in ("INSERT", "UPDATE", "DELETE", "deferred"))
     lent.schema(words)
-    assert [restorer(*look, "--dsn", dsn).code for look in looks] == [0, 0, 0]
-    check_refused(restorer("ledger", "purge", "r/1", "--dsn", dsn), 2, ("lacks SELECT, DELETE",))
-    check_refused(restorer("rejects", "retry", "--dsn", dsn), 2, ("lacks SELECT, INSERT, UPDATE, DELETE",))
+    assert [command(*look, dsn=dsn).code for look in looks] == [0, 0, 0]
+    check_refused(command("ledger", "purge", "r/1", dsn=dsn), 2, ("lacks SELECT, DELETE",))
+    check_refused(command("rejects", "retry", dsn=dsn), 2, ("lacks SELECT, INSERT, UPDATE, DELETE",))
 
 
 def test_the_ledgers_ddl_for_a_role_is_all_that_it_needs_there(at: Restore):
@@ -102,7 +110,7 @@ def test_without_room_for_temporary_tables_it_is_refused_before_the_load(lent: R
     ledger = "GRANT USAGE ON SCHEMA dbrestore TO {}; GRANT ALL ON ALL TABLES IN SCHEMA dbrestore TO {}"
     dsn = guest(lent, ON_T, ledger.replace("{}", "{0}"))
     lent.schema(f"REVOKE TEMP ON DATABASE {lent.db.info.dbname} FROM PUBLIC")
-    end = restorer("run", "--backup", lent.root, "--dsn", dsn)
+    end = command("run", "--backup", lent.root, dsn=dsn)
     check_refused(end, 2, ("this role may create no temporary tables", "GRANT CREATE ON SCHEMA dbrestore TO role_"))
     assert lent.rows() == [] and lent.value("SELECT count(*) FROM dbrestore.runs") == 0
     lent.schema(way_out(end.lines[-1]))
@@ -118,7 +126,7 @@ def test_rejects_are_retried_without_temporary_tables_as_well(lent: Restore):
     run = lent.ok(dsn=dsn, tables={"include": ["t"]})
     assert run.counts() == {"inserted": 1, "rejected": 1}
     lent.schema("INSERT INTO p VALUES (7)")
-    end = restorer("rejects", "retry", "--dsn", dsn)
+    end = command("rejects", "retry", dsn=dsn)
     assert (end.code, end.out.strip()) == (0, f"run {run.run}: 1 tried, 1 settled, 0 rejected again"), end.err
 
 
@@ -196,7 +204,7 @@ def test_a_role_with_too_few_connections_is_worth_another_try(at: Restore, tmp_p
         "apiVersion: dbrestore.io/v1alpha1\nkind: DatabaseRestore\nmetadata: {name: few}\n"
         "spec: {source: {path: .}, retry: {maxElapsedSeconds: 1}}\n"
     )
-    end = restorer("run", "-f", tmp_path / "restore.yaml", "--backup", backup, "--dsn", dsn)
+    end = command("run", "-f", tmp_path / "restore.yaml", "--backup", backup, dsn=dsn)
     check_refused(end, 1, ("registering this process", "too many connections for role"))
     assert at.rows() == []
 

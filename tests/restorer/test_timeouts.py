@@ -14,7 +14,7 @@ from restorer.database.runs import purge_runs
 from restorer.events import AnyEvent, PhaseChanged, Retried, TableChanged
 
 HELD = 1.0  # seconds that a lock is held
-TIMEOUTS = ("statement_timeout", "transaction_timeout")
+TIMEOUTS = ("statement_timeout", pytest.param("transaction_timeout", marks=pytest.mark.slow))
 
 
 class Locks:
@@ -118,7 +118,7 @@ def test_what_takes_longer_than_the_roles_timeout_is_not_cut_off(at: Restore, lo
     assert at.value("SELECT count(*) FROM t") == 40
 
 
-@pytest.mark.parametrize("timeout", TIMEOUTS)
+@pytest.mark.parametrize("timeout", ["statement_timeout", "transaction_timeout"])
 def test_a_batch_that_takes_longer_goes_in_halves(at: Restore, timeout: str):
     at.schema(
         "CREATE TABLE t (id int PRIMARY KEY, up int)",
