@@ -118,17 +118,15 @@ def test_what_takes_longer_than_the_roles_timeout_is_not_cut_off(at: Restore, lo
     assert at.value("SELECT count(*) FROM t") == 40
 
 
-@pytest.mark.parametrize("timeout", ["statement_timeout", "transaction_timeout"])
-def test_a_batch_that_takes_longer_goes_in_halves(at: Restore, timeout: str):
+def test_a_batch_that_takes_longer_than_a_transaction_may_goes_in_halves(at: Restore):
     at.schema(
         "CREATE TABLE t (id int PRIMARY KEY, up int)",
         SLOW_ROWS,
         SLOW_TRIGGER,
     ).file("t", FORTY)
-    dsn = hurried(at, timeout, "500ms")
+    dsn = hurried(at, "transaction_timeout", "500ms")
     assert at.ok(dsn=dsn, retry={"initialSeconds": 1, "maxSeconds": 1}).counts() == {"inserted": 40}
-    state = {"statement_timeout": "57014", "transaction_timeout": "25P04"}[timeout]
-    assert state in [e.sqlstate for e in at.events if isinstance(e, Retried)]
+    assert "25P04" in [e.sqlstate for e in at.events if isinstance(e, Retried)]
 
 
 def test_a_session_that_is_ended_while_it_is_sent_a_batch_breaks_without_a_word(at: Restore):
