@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from benchmarks.flat import RECORD_BYTES, build
 from benchmarks.spoiled import EVERY, KINDS, Spoiler
 
@@ -31,7 +29,6 @@ def test_every_kind_of_bad_record_is_there_and_counted(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no embedded PostgreSQL")
 def test_the_benchmarks_run_and_write_their_tables(tmp_path: Path) -> None:
     """Each case checks the report of what it loaded, so this also loads bad records of every kind."""
     target = tmp_path / "benchmarks.md"

@@ -98,9 +98,9 @@ class RealKube:
         try:
             if (named := os.environ.get("KUBECONFIG")) or not os.environ.get("KUBERNETES_SERVICE_HOST"):
                 place = named or str(Path.home() / ".kube" / "config")
-                await config.load_kube_config(config_file=place, client_configuration=settings)  # type: ignore[no-untyped-call]
+                await config.load_kube_config(config_file=place, client_configuration=settings)
             else:
-                config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+                config.load_incluster_config(client_configuration=settings)
         except (config.ConfigException, OSError) as error:
             raise KubeError(0, f"no cluster is configured: {error}; set KUBECONFIG") from None
         settings.connection_pool_maxsize = 32
@@ -110,7 +110,7 @@ class RealKube:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._transport.close()  # type: ignore[no-untyped-call]
+        await self._transport.close()
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Json | None:
         return await self._found("GET", kind.path(namespace, name))
@@ -166,7 +166,7 @@ class RealKube:
         await self._transport.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         try:
             answer = await self._transport.call_api(method, self._host + path, headers, body, _request_timeout=TIMEOUT)
-            data: bytes = await answer.read()  # type: ignore[no-untyped-call]
+            data: bytes = await answer.read()
             text = data.decode("utf-8", "replace")
         except ApiException as error:
             raise _said(error.status or 0, str(error.body or error.reason)) from None

@@ -18,6 +18,7 @@ from restorer.source import backup, reader
 from restorer.source.filecheck import unpacked_bytes
 from restorer.source.snapshot import Snapshot
 from restorer.spec import RestoreSpec
+from restorer.watch.words import counted
 
 OLDEST, NEWEST = 13, 18
 _NAMED = 3  # tables in a warning
@@ -143,7 +144,7 @@ def _unanalyzed(spec: RestoreSpec, made: Plan) -> list[str]:
     if spec.mode != "Apply" or not names:
         return []
     more = len(names) - _NAMED
-    some = ", ".join(names[:_NAMED]) + (f" and {more} more table{'' if more == 1 else 's'}" if more > 0 else "")
+    some = ", ".join(names[:_NAMED]) + (f" and {counted(more, 'more table')}" if more > 0 else "")
     return [
         f"{some}: no ANALYZE, as this role neither owns them nor has MAINTAIN (PostgreSQL 17): have the owner run it"
     ]

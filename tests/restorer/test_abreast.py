@@ -95,7 +95,9 @@ def test_a_connection_that_breaks_is_opened_again(dsn: str, session: Session, ev
             left.pop()
             with psycopg.connect(dsn, autocommit=True) as admin:
                 admin.execute("SELECT pg_terminate_backend(%s)", (conn.info.backend_pid,))
-        return conn.execute("SELECT 1 FROM pg_sleep(0.2)").fetchone()[0]  # type: ignore[index]
+        row = conn.execute("SELECT 1 FROM pg_sleep(0.2)").fetchone()
+        assert row is not None
+        return int(row[0])
 
     assert abreast(session, 2, [("a step", step)] * 2) == [1, 1]
     assert len([e for e in events if isinstance(e, Retried)]) == 2

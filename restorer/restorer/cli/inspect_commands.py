@@ -11,7 +11,7 @@ import typer
 
 from restorer.database.connection import Connection, first_connection, target_label
 from restorer.database.ledger import Ledger
-from restorer.database.ledger_schema import TABLES, exists
+from restorer.database.ledger_schema import LOOKED_AT, exists
 from restorer.database.runs import no_such_run
 from restorer.errors import Refused
 from restorer.model import TablePlan
@@ -135,7 +135,7 @@ def report(
 ) -> None:
     """Show the report of a run again, out of the ledger."""
     conninfo, manifest = options.ledger_target(dsn, file)
-    schema = ledger_schema or (manifest.spec.ledger.schema_ if manifest else "dbrestore")
+    schema = options.ledger_schema(ledger_schema, manifest)
     if html is not None:
         _write_page(html, conninfo, schema, run_key(name, manifest))
         return
@@ -191,10 +191,16 @@ def _write_page(file: Path, conninfo: str, schema: str, name: str | None) -> Non
         raise Refused(f"cannot write {file}: {error.strerror}", "name a file in a folder that is there") from None
 
 
-def open_ledger(conn: Connection, schema: str, name: str | None, rights: Sequence[str] = ()) -> Ledger:
+def open_ledger(
+    conn: Connection,
+    schema: str,
+    name: str | None,
+    rights: Sequence[str] = ("SELECT",),
+    tables: Sequence[str] = LOOKED_AT,
+) -> Ledger:
     """The ledger of one run: by its key, its name without the run ID, or the newest. Raises Refused, naming those there
-    are. `rights`: what is to be done in it, if not only looked at."""
-    if not (exists(conn, schema, rights, TABLES) if rights else exists(conn, schema)):
+    are. `rights` on `tables`: what is to be done in it."""
+    if not exists(conn, schema, rights, tables):
         raise Refused(
             f"there is no ledger in schema {schema!r}",
             "nothing was restored here, or name the schema with --ledger-schema",

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from restorer.database.connection import first_connection
-from restorer.database.ledger_schema import TABLES, exists
+from restorer.database.ledger_schema import DEFAULT, TABLES, exists
 from restorer.database.ledger_schema import ddl as ledger_ddl
 from restorer.database.runs import list_runs, purge_runs
 from restorer.errors import Refused
@@ -21,7 +21,7 @@ app = typer.Typer(help="The ledger in the target database.", no_args_is_help=Tru
 
 @app.command()
 def ddl(
-    ledger_schema: str = typer.Option("dbrestore", "--ledger-schema", help="Schema of the ledger."),
+    ledger_schema: str = typer.Option(DEFAULT, "--ledger-schema", help="Schema of the ledger."),
     grant_to: str = typer.Option("", "--grant-to", metavar="ROLE", help="Who restores: gets the rights on it as well."),
 ) -> None:
     """Print the DDL of the ledger, for a DBA to run."""
@@ -32,7 +32,7 @@ def ddl(
 def runs(
     file: Path | None = options.MANIFEST,
     dsn: str | None = options.DSN,
-    ledger_schema: str = typer.Option("dbrestore", "--ledger-schema"),
+    ledger_schema: str = typer.Option(DEFAULT, "--ledger-schema"),
     json: bool = typer.Option(False, "--json", help="One line of JSON per run."),
 ) -> None:
     """List the runs that the ledger knows, newest first."""
@@ -57,7 +57,7 @@ def purge(
     rejects_only: bool = typer.Option(False, help="Forget only the rejected records; keep the runs and their reports."),
     file: Path | None = options.MANIFEST,
     dsn: str | None = options.DSN,
-    ledger_schema: str = typer.Option("dbrestore", "--ledger-schema"),
+    ledger_schema: str = typer.Option(DEFAULT, "--ledger-schema"),
 ) -> None:
     """Forget finished runs. A forgotten run can be started again: it then loads again."""
     if not name and older_than is None:

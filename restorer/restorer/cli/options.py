@@ -18,7 +18,7 @@ from psycopg.pq import Conninfo
 from restorer.database.connection import target_label
 from restorer.errors import Refused
 from restorer.preflight import find
-from restorer.spec import Manifest, RestoreSpec, Target
+from restorer.spec import Ledger, Manifest, RestoreSpec, Target
 
 BACKUP = typer.Option(None, "--backup", "-b", metavar="DIR", help="The backup volume's root, or one snapshot's folder.")
 DSN = typer.Option(None, "--dsn", metavar="DSN", help="postgresql://… or key=value; else the PG* variables.")
@@ -38,7 +38,7 @@ SNAPSHOT = typer.Option(
 )
 TABLES = typer.Option(None, "--tables", metavar="GLOB,…", help="Only these tables; !GLOB leaves some out.")
 SCHEMA = typer.Option(None, "--schema", help="Schema of the tables.", show_default="public")
-LEDGER = typer.Option(None, "--ledger-schema", help="Schema of the ledger.", show_default="dbrestore")
+LEDGER = typer.Option(None, "--ledger-schema", help="Schema of the ledger.", show_default=Ledger().schema_)
 JSON = typer.Option(False, "--json", help="JSON log lines on stderr, the report as one line of JSON on stdout.")
 
 
@@ -178,6 +178,11 @@ def own_name(spec: RestoreSpec, backup: Path, conninfo: str) -> str:
     snapshot = find(spec, backup, None).name
     text = "\n".join([str(backup.resolve()), spec.source.path, snapshot, target_label(conninfo), spec.digest()])
     return f"{snapshot}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def ledger_schema(given: str | None, manifest: Manifest | None) -> str:
+    """Where the ledger is: as said, else as the manifest has it."""
+    return given or (manifest.spec.ledger.schema_ if manifest else Ledger().schema_)
 
 
 def ledger_target(dsn: str | None, file: Path | None) -> tuple[str, Manifest | None]:

@@ -17,12 +17,12 @@ import typer
 
 from restorer.database.connection import Connection, first_connection, target_label
 from restorer.database.ledger import Ledger, refuse_holder
-from restorer.database.ledger_schema import RIGHTS
+from restorer.database.ledger_schema import RIGHTS, TABLES
 from restorer.database.session import Session
 from restorer.errors import Refused
 from restorer.load.heartbeat import Heartbeat
 from restorer.load.retry import retry as retry_rejects
-from restorer.spec import Manifest, Retry
+from restorer.spec import Retry
 
 from . import options
 from .inspect_commands import open_ledger, run_key
@@ -32,10 +32,6 @@ _RUN = typer.Option(None, "--name", metavar="RUN", help="The run.", show_default
 _TABLE = typer.Option(None, "--table", help="Only this table.")
 _KINDS = 12  # lines of the summary; --limit 0 shows all
 _INDEX = ("line", "id", "record", "reason", "sqlstate", "constraint", "column", "message")
-
-
-def _schema(given: str | None, manifest: Manifest | None) -> str:
-    return given or (manifest.spec.ledger.schema_ if manifest else "dbrestore")
 
 
 @app.command("list")
@@ -51,7 +47,7 @@ def list_(
     """List rejected records by place and reason. Their values are not shown: export them."""
     conninfo, manifest = options.ledger_target(dsn, file)
     with first_connection(conninfo, lambda *_: None) as conn:
-        ledger = open_ledger(conn, _schema(ledger_schema, manifest), run_key(name, manifest))
+        ledger = open_ledger(conn, options.ledger_schema(ledger_schema, manifest), run_key(name, manifest))
         by_reason = conn.execute(
             ledger.q(
                 "SELECT table_name, reason, count(*) FROM {rejects} "
@@ -103,7 +99,7 @@ def export(
     """Write rejected records to files that can be repaired and retried. They may hold personal data."""
     conninfo, manifest = options.ledger_target(dsn, file)
     with first_connection(conninfo, lambda *_: None) as conn:
-        ledger = open_ledger(conn, _schema(ledger_schema, manifest), run_key(name, manifest))
+        ledger = open_ledger(conn, options.ledger_schema(ledger_schema, manifest), run_key(name, manifest))
         tables = conn.execute(
             ledger.q(
                 "SELECT DISTINCT x.table_name, t.file FROM {rejects} x "
@@ -164,7 +160,9 @@ def retry(
     conninfo, manifest = options.ledger_target(dsn, file)
     records = read_repaired(repaired) if repaired else None
     with first_connection(conninfo, lambda *_: None) as conn:
-        ledger = open_ledger(conn, _schema(ledger_schema, manifest), run_key(name, manifest), RIGHTS)
+        ledger = open_ledger(
+            conn, options.ledger_schema(ledger_schema, manifest), run_key(name, manifest), RIGHTS, TABLES
+        )
         run = ledger.find(conn)
         if run is None or not run.finished:
             raise Refused(f"run {ledger.run!r} is not finished", "finish it first: the same `restorer run` goes on")

@@ -56,7 +56,10 @@ def run(
         None, metavar="N", help="Records in one transaction.", show_default=str(Load().batch_rows)
     ),
     batch_bytes: str | None = typer.Option(
-        None, metavar="SIZE", help="Bytes in one transaction, such as 16Mi.", show_default="3Mi"
+        None,
+        metavar="SIZE",
+        help="Bytes in one transaction, such as 16Mi.",
+        show_default=f"{Load().batch_bytes >> 20}Mi",
     ),
     workers: int | None = typer.Option(None, metavar="N", help="Processes that load side by side.", show_default="1"),
     max_rejects: str | None = typer.Option(None, metavar="N|P%", help="Fail past so many rejects.", show_default="1%"),

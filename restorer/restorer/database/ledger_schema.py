@@ -11,11 +11,12 @@ from psycopg import sql
 
 from restorer.database.connection import Connection
 from restorer.errors import Refused
+from restorer.spec import Ledger as LedgerSpec
 
 SCRATCH = "pg_temp"  # PostgreSQL's alias for the session's own temporary schema
 TABLES = ("runs", "owners", "target", "tables", "tasks", "rejects", "deferred", "waiting_keys", "origins", "samples")
 LOOKED_AT = ("runs", "tables", "tasks", "rejects", "samples")  # by reports and lists
-DEFAULT = "dbrestore"
+DEFAULT = LedgerSpec().schema_
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")  # what a run does in it
 _CREATE = "CREATE SCHEMA IF NOT EXISTS {schema};"
 

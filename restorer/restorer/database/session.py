@@ -17,8 +17,7 @@ from restorer.events import Emit, Retried
 from restorer.spec import Retry
 
 T = TypeVar("T")
-_TRANSACTION_TIMEOUT = 170000  # the first version that has one
-_TIMEOUTS = ("statement_timeout", "transaction_timeout")
+_TIMEOUTS = {"statement_timeout": 0, "transaction_timeout": 170000}  # since which version
 _CANCEL_SECONDS = 1.0  # for a server that does not answer
 AGAIN = "start the same command again when the database is well"
 
@@ -51,13 +50,15 @@ def unhurried(conn: Connection) -> Iterator[None]:
 
 def hurries(conn: Connection) -> bool:
     """Whether any timeout is set that `unhurried` is about."""
-    row = conn.execute("SELECT current_setting(%s), current_setting(%s, true)", _TIMEOUTS).fetchone()
-    return row is None or any(value not in ("0", "", None) for value in row)
+    row = conn.execute(
+        "SELECT bool_or(setting <> '0') FROM pg_settings WHERE name = ANY (%s)", (list(_TIMEOUTS),)
+    ).fetchone()
+    return row is None or bool(row[0])
 
 
 def _no_timeout(conn: Connection) -> str:
-    newer = conn.info.server_version >= _TRANSACTION_TIMEOUT
-    return "SET LOCAL statement_timeout = 0" + ("; SET LOCAL transaction_timeout = 0" if newer else "")
+    version = conn.info.server_version
+    return "; ".join(f"SET LOCAL {name} = 0" for name, since in _TIMEOUTS.items() if version >= since)
 
 
 class Session:

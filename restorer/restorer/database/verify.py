@@ -32,7 +32,7 @@ def checks(spec: RestoreSpec, plans: tuple[TablePlan, ...], accounts: dict[str, 
             if account.records_in_file is not None and plan.file.layout != "ndjson":  # blank lines have numbers too
                 found.append(known("fileCount", plan.name, account.records_in_file, account.read))
             if account.was_empty:
-                found.append(partial(_row_count, plan=plan, expected=account.inserted))
+                found.append(partial(row_count, check="rowCount", plan=plan, expected=account.inserted))
         if asked.foreign_keys:
             found += [partial(_foreign_key, plan=plan, fk=fk) for fk in plan.table.foreign_keys if fk.readable]
     if asked.sequences:
@@ -51,20 +51,17 @@ def known(check: str, table: str, expected: int, actual: int) -> Ask:
     return lambda _: _equal(check, table, expected, actual)
 
 
-def _row_count(conn: Connection, plan: TablePlan, expected: int) -> Check:
-    return _equal("rowCount", plan.name, expected, count(conn, plan))
+def row_count(conn: Connection, check: str, plan: TablePlan, expected: int) -> Check:
+    """The rows that the table has."""
+    row = conn.execute(
+        sql.SQL("SELECT count(*) FROM {}").format(of_table(plan.table.schema, plan.name).read)
+    ).fetchone()
+    return _equal(check, plan.name, expected, int(row[0]) if row else 0)
 
 
 def _sequence(conn: Connection, plan: TablePlan, column: str, sequence: str) -> Check:
     free, expected, actual = next_is_free(conn, plan, column, sequence)
     return Check("sequence", f"{plan.name}.{column}", free, f">= {expected}" if expected else "", actual)
-
-
-def count(conn: Connection, plan: TablePlan) -> int:
-    row = conn.execute(
-        sql.SQL("SELECT count(*) FROM {}").format(of_table(plan.table.schema, plan.name).read)
-    ).fetchone()
-    return int(row[0]) if row else 0
 
 
 def _equal(check: str, table: str, expected: int, actual: int) -> Check:

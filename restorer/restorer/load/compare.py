@@ -12,9 +12,8 @@ from functools import partial
 from typing import Any
 
 from restorer.database.account import TableAccount
-from restorer.database.connection import Connection
 from restorer.database.tasks import Task
-from restorer.database.verify import Ask, count, known
+from restorer.database.verify import Ask, known, row_count
 from restorer.events import BatchLoaded, TableChanged
 from restorer.load.batch import Batch, Batches, Outcome, PieceSource
 from restorer.load.ladder import Ladder
@@ -23,7 +22,6 @@ from restorer.load.staged import Line
 from restorer.load.task_loader import advanced
 from restorer.load.worker import Workbench
 from restorer.model import Problem, TablePlan
-from restorer.report import Check
 from restorer.source import reader
 from restorer.spec import RestoreSpec
 
@@ -101,10 +99,5 @@ def checks(plans: tuple[TablePlan, ...], accounts: dict[str, TableAccount], spec
         account = accounts[plan.name]
         found.append(known("content", plan.name, account.read, account.duplicate))
         if spec.verification.row_counts:
-            found.append(partial(_count, plan=plan, expected=account.read))
+            found.append(partial(row_count, check="tableCount", plan=plan, expected=account.read))
     return found
-
-
-def _count(conn: Connection, plan: TablePlan, expected: int) -> Check:
-    rows = count(conn, plan)
-    return Check("tableCount", plan.name, rows == expected, str(expected), str(rows))

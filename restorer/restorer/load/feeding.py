@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import psycopg
@@ -68,21 +68,21 @@ class _Beside:
         self._conn, self._work = conn, work
 
     def wait(self, gen: PQGen[T]) -> T:
-        return self._conn.wait(_Steps(gen, self._work))  # type: ignore[arg-type]
+        return self._conn.wait(_Steps(gen, self._work))
 
 
-class _Steps:
-    """psycopg's steps, with `work` before those that wait for an answer. No generator of our own: psycopg cancels what an
+class _Steps(Generator[Wait, Any, T]):
+    """psycopg's steps, with `work` before those that wait for an answer. No generator function of our own: psycopg cancels what an
     interruption of the work came into, and goes on with the steps to hear of it."""
 
-    def __init__(self, gen: PQGen[Any], work: Callable[[], None]) -> None:
+    def __init__(self, gen: PQGen[T], work: Callable[[], None]) -> None:
         self._gen, self._work = gen, work
-
-    def __next__(self) -> Wait:
-        return self.send(None)
 
     def send(self, ready: Any) -> Wait:
         state = self._gen.send(ready)
         if state == Wait.R:
             self._work()
         return state
+
+    def throw(self, *error: Any) -> Wait:
+        return self._gen.throw(*error)

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -33,12 +34,9 @@ def analyze(conn: Connection, plan: TablePlan, *, untouched: bool) -> None:
     """`untouched`: this run left the table as it was. (Where the role may not, the server does nothing: preflight has told.)"""
     if not (untouched and _has_statistics(conn, plan.table.oid)):
         statement = sql.SQL("ANALYZE {}").format(of_table(plan.table.schema, plan.name).write)
-        if plan.table.partitioned and not hurries(conn):
-            conn.execute(
-                statement
-            )  # in a transaction for each partition, so that the locks of all of them are never held at once
-            return
-        with unhurried(conn):
+        # By itself it takes a transaction for each partition; in one of ours it would hold the locks of all of them.
+        apart = plan.table.partitioned and not hurries(conn)
+        with nullcontext() if apart else unhurried(conn):
             conn.execute(statement)
 
 

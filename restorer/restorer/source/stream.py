@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from io import FileIO
 from types import TracebackType
 from typing import Self
 
@@ -54,7 +55,7 @@ class Source:
         self._frame: zstandard.ZstdDecompressionObj | None = None
         self._feed = b""  # compressed bytes that were read and not yet decompressed
         try:
-            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
+            self._file = FileIO(path)
         except FileNotFoundError as e:
             raise LoadFailed(f"{path} is gone", "was the backup moved while it was being read?") from e
         except OSError as e:
