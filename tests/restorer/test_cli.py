@@ -400,6 +400,13 @@ def test_ledger_ddl_runs_and_purge(cli: Cli, people: Db, dsn: str, backup: Path)
     listed = cli("ledger", "runs", "--dsn", dsn, "--ledger-schema", "books", "--json")
     assert [(r["run"], r["state"]) for r in map(json.loads, listed.out.splitlines())] == [("a/1", "Succeeded")]
     assert "a/1" in cli("ledger", "runs", "--dsn", dsn, "--ledger-schema", "books").out
+    manifest = backup / "restore.yaml"
+    manifest.write_text(
+        "apiVersion: dbrestore.io/v1alpha1\nkind: DatabaseRestore\nmetadata: {name: a}\n"
+        "spec: {source: {path: .}, ledger: {schema: books}}\n"
+    )
+    assert "a/1" in cli("ledger", "runs", "--dsn", dsn, "-f", manifest).out
+    manifest.unlink()
     purge = ("ledger", "purge", "--dsn", dsn, "--ledger-schema", "books")
     assert "forgot 0 runs" in cli(*purge, "--older-than", 1).out
     check_refused(cli(*purge, "a/1", "a"), 2, ("no run 'a' in the ledger", "there are: a/1"))

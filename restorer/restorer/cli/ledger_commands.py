@@ -32,13 +32,14 @@ def ddl(
 def runs(
     file: Path | None = options.MANIFEST,
     dsn: str | None = options.DSN,
-    ledger_schema: str = typer.Option(DEFAULT, "--ledger-schema"),
+    ledger_schema: str | None = options.LEDGER,
     json: bool = typer.Option(False, "--json", help="One line of JSON per run."),
 ) -> None:
     """List the runs that the ledger knows, newest first."""
-    conninfo, _ = options.ledger_target(dsn, file)
+    conninfo, manifest = options.ledger_target(dsn, file)
+    schema = options.ledger_schema(ledger_schema, manifest)
     with first_connection(conninfo, lambda *_: None) as conn:
-        found = list_runs(conn, ledger_schema) if exists(conn, ledger_schema, tables=("runs",)) else []
+        found = list_runs(conn, schema) if exists(conn, schema, tables=("runs",)) else []
     if json:
         sys.stdout.writelines(msgspec.json.encode(row).decode() + "\n" for row in found)
         return
@@ -57,16 +58,17 @@ def purge(
     rejects_only: bool = typer.Option(False, help="Forget only the rejected records; keep the runs and their reports."),
     file: Path | None = options.MANIFEST,
     dsn: str | None = options.DSN,
-    ledger_schema: str = typer.Option(DEFAULT, "--ledger-schema"),
+    ledger_schema: str | None = options.LEDGER,
 ) -> None:
     """Forget finished runs. A forgotten run can be started again: it then loads again."""
     if not name and older_than is None:
         raise Refused("nothing to purge is named", "name runs, or say --older-than DAYS")
-    conninfo, _ = options.ledger_target(dsn, file)
+    conninfo, manifest = options.ledger_target(dsn, file)
+    schema = options.ledger_schema(ledger_schema, manifest)
     with first_connection(conninfo, lambda *_: None) as conn:
-        if not exists(conn, ledger_schema, ("SELECT", "DELETE"), TABLES):
-            raise Refused(f"there is no ledger in schema {ledger_schema!r}", "name the schema with --ledger-schema")
-        gone = purge_runs(conn, ledger_schema, name or [], older_than, rejects_only=rejects_only)
+        if not exists(conn, schema, ("SELECT", "DELETE"), TABLES):
+            raise Refused(f"there is no ledger in schema {schema!r}", "name the schema with --ledger-schema")
+        gone = purge_runs(conn, schema, name or [], older_than, rejects_only=rejects_only)
     what = "rejected records of" if rejects_only else ""
     print(
         f"forgot {what} {len(gone)} run{'' if len(gone) == 1 else 's'}".replace("  ", " ")

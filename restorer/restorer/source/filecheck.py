@@ -32,6 +32,8 @@ def tail_problem(file: TableFile) -> str | None:
     """Whether the file is still being written or was cut off: what is wrong with its end, without remedy, or None."""
     try:
         head, tail, problem = ends(file.path, file.compression)
+    except PermissionError:
+        return None  # nobody knows; `check_file` tells, and no older snapshot is taken for it
     except OSError as e:
         return f"it cannot be read ({e.strerror})"
     if problem or not tail:
