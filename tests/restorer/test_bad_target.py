@@ -19,7 +19,7 @@ from fix_cli import Cli, check_refused
 from fix_target import check_untouched, prepared
 from own_server import OwnServer, free_port
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 
 def test_a_wrong_database_or_role_is_refused(cli: Cli, target: str, good: Path, tmp_path: Path) -> None:
@@ -128,6 +128,29 @@ def stranger(target: str) -> Iterator[tuple[str, psycopg.Connection[Any]]]:
             yield make_conninfo(target, user=role, password="hunter2"), conn
         finally:
             conn.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(*[sql.Identifier(role)] * 2))
+
+
+def test_a_role_that_may_not_log_in_is_refused_at_first_and_in_mid_run(
+    stranger: tuple[str, psycopg.Connection[Any]], target: str, tmp_path: Path
+) -> None:
+    dsn, admin = stranger
+    words = ("is not permitted to log in", "let the role log in")
+    role = sql.Identifier(str(conninfo_to_dict(dsn)["user"]))
+    admin.execute("GRANT ALL ON t TO PUBLIC")
+    admin.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO PUBLIC").format(sql.Identifier(admin.info.dbname)))
+    backup = write_backup(tmp_path, t=[{"id": i, "name": "n"} for i in range(1000, 60_000)])
+    started = Started("run", "--backup", backup, "--dsn", dsn, "--batch-size", 200)
+    try:
+        started.until(lambda: admin.execute("SELECT count(*) FROM t").fetchone() != (0,))
+        admin.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(role))
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s AND datname = current_database()",
+            (role.as_string().strip('"'),),
+        )
+        check_refused(started.end(20), 2, words)
+    finally:
+        started.close()
+    check_refused(restorer("run", "--backup", backup, "--dsn", dsn), 2, words)
 
 
 def test_missing_privileges_are_named(

@@ -139,6 +139,7 @@ def _permanent(state: str, reason: str, *, again: bool = False) -> bool:
     refused = (
         "authentication failed",
         "does not exist",
+        "not permitted to log in",
         "no pg_hba.conf entry",
         "no password supplied",
         "certificate verify",
@@ -152,6 +153,8 @@ def _remedy(reason: str) -> str:
         return "check user and password (PGUSER, PGPASSWORD, or the secret)"
     if "database" in reason and "does not exist" in reason:
         return "check the database name, or create the database"
+    if "log in" in reason:
+        return "let the role log in (ALTER ROLE … LOGIN)"
     if "role" in reason:
         return "check the user name"
     if "SSL" in reason or "certificate" in reason:

@@ -185,7 +185,7 @@ _WORDS = {
     "53200": "the server is out of memory",
     "53300": "the server has no connection left",
     _TOO_MUCH: "the query needs more temporary files than temp_file_limit allows",
-    "57P01": "the server is shutting down",
+    "57P01": "the server ended the session: it is shutting down, or somebody ended it",
     "57P02": "the server crashed",
     "57P03": "the server is starting up",
     "57014": "a timeout of the server ended the statement",
