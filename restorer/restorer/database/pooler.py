@@ -30,6 +30,20 @@ def pooled(conn: Connection) -> bool:
     return backend_pid(conn) != conn.info.backend_pid
 
 
+class Straight:
+    """Whether no pooler stands in between, asked once for each connection."""
+
+    def __init__(self) -> None:
+        self.conn: Connection | None = None
+        self._found = False
+
+    def __call__(self, conn: Connection) -> bool:
+        if self.conn is not conn:
+            self._found = not pooled(conn)
+            self.conn = conn
+        return self._found
+
+
 def pinned(conn: Connection, conninfo: str) -> bool:
     """Whether one process of the server answers from transaction to transaction, so that temporary tables stay with us. Behind
     a pooler in transaction mode it does not: another client gets the process that we have just had, at the first question or,

@@ -11,6 +11,7 @@ from typing import TypeVar
 import psycopg
 
 from restorer.database.connection import Connection, backoff, connect_reason, kind_of, never_connected, reopen
+from restorer.database.pooler import Straight
 from restorer.database.problems import problem_of
 from restorer.errors import LoadFailed, RestoreError, Unavailable
 from restorer.events import Emit, Retried
@@ -71,6 +72,8 @@ class Session:
         self.conninfo, self.retry, self.emit = conninfo, retry, emit
         self._conn = conn
         self._one = one_connection
+        self._straight = Straight()
+        self._ahead: bool | None = None  # a transaction was begun, for a batch that follows; staged or not
         self._cancelled = threading.Event()
         self.on_retry: Callable[[Connection], object] = lambda _: None
 
@@ -102,7 +105,27 @@ class Session:
             self._conn.close()
 
     def begin(self, conn: Connection, staged: bool = False) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and conn.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS:
+            if ahead == staged:
+                return
+            conn.execute("ROLLBACK")
         conn.execute(_BEGIN + _STAGED if staged else _BEGIN)
+
+    def ahead(self, conn: Connection, staged: bool) -> str:
+        """What may stand behind the COMMIT of a batch, in the same message, where another batch follows: its `begin` takes no
+        round trip then. Behind a pooler nothing: others wait for its process between two transactions. Whoever uses it calls
+        `nothing_ahead` in the end."""
+        if not self._straight(conn):
+            return ""
+        self._ahead = staged
+        return "; " + (_BEGIN + _STAGED if staged else _BEGIN)
+
+    def nothing_ahead(self) -> None:
+        """No batch follows after all."""
+        if self._ahead is not None and self._conn is not None:
+            rollback(self._conn)
+        self._ahead = None
 
     def begin_unhurried(self, conn: Connection, staged: bool = False, *more: str) -> None:
         """As `begin`, but no timeout ends it (see `unhurried`). `more`: statements behind it."""

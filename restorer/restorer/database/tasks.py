@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psycopg
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from restorer.database.connection import Connection
 from restorer.database.copying import copying
 from restorer.database.ledger import PREPARED, Ledger
+from restorer.database.origins import Origin
 from restorer.database.waiting import Record, Waiting
 from restorer.errors import Unavailable
 from restorer.model import Problem
@@ -67,6 +70,17 @@ begun AS (UPDATE {{tables}} SET started_at = clock_timestamp() WHERE run = %s AN
     AND name = (SELECT table_name FROM mine))
 SELECT * FROM mine"""
 
+_ADVANCE = """
+WITH held AS MATERIALIZED (SELECT FROM {target} WHERE run = %s FOR SHARE),
+moved AS (UPDATE {tasks} SET next_offset = %s, next_ordinal = %s, read = %s, inserted = %s, updated = %s, duplicate = %s, conflict = %s,
+    rejected = %s, deferred = %s, batches = %s, records = %s, seconds = %s, state = CASE WHEN %s THEN 'Done' ELSE state END
+    WHERE id = %s AND owner = %s AND next_offset = %s AND state = 'Ready' AND EXISTS (SELECT FROM held)
+    AND EXISTS (SELECT FROM {runs} r WHERE r.run = {tasks}.run AND r.state = 'Running' AND %s = ANY (r.marks)) RETURNING run)"""
+_ORIGIN = """,
+origin AS (INSERT INTO {origins} (run, table_name, task, start_offset, stop_offset, ordinal) SELECT run, %s, %s, %s, %s, %s FROM moved)"""
+# No setting of the server. To ask for one that is not there is the plainest way in SQL to end what else stands in a message.
+_LOST = "dbrestore.task_is_lost"
+
 
 class Tasks:
     """The tasks of one run, for one owner. Every method but `claim` and `current` is called inside the batch's transaction."""
@@ -85,28 +99,41 @@ class Tasks:
         row = conn.execute(self._q(_CLAIM), (run, run, run, owner, run, PREPARED, owner, run)).fetchone()
         return _task(row) if row else None
 
-    def advance(self, conn: Connection, old: Task, new: Task, *, done: bool = False) -> bool:
+    def advance(
+        self, conn: Connection, old: Task, new: Task, *, done: bool = False, origin: Origin | None = None
+    ) -> bool:
         """The compare-and-swap. False: the task, the target or the run is not ours any more (or, after a failover, its tables
-        are not prepared), and nothing may be committed.
+        are not prepared), and nothing may be committed. `origin`: of rows that this very transaction wrote.
 
         The target's row is locked (shared) to the end of the transaction: whoever takes the target waits for this commit.
         """
+        moved = sql.SQL("{} SELECT FROM moved").format(self._moving(origin))
+        return conn.execute(moved, self._figures(old, new, done, origin)).rowcount == 1
+
+    def commit(self, conn: Connection, old: Task, new: Task, then: str, origin: Origin | None = None) -> bool:
+        """`advance` and the COMMIT in one message to the server, with `then` behind it: each round trip of a batch is time in
+        which a server far away does nothing. False: as for `advance`, and the transaction has failed."""
+        moved = sql.SQL("{} SELECT CASE WHEN EXISTS (SELECT FROM moved) THEN '' ELSE current_setting({}) END; COMMIT")
+        statement = sql.SQL("{}{}").format(moved.format(self._moving(origin), sql.Literal(_LOST)), sql.SQL(then))
+        try:
+            with psycopg.ClientCursor(conn) as cur:
+                cur.execute(statement, self._figures(old, new, False, origin))
+        except psycopg.errors.UndefinedObject as error:
+            if _LOST not in (error.diag.message_primary or ""):
+                raise
+            return False
+        return True
+
+    def _moving(self, origin: Origin | None) -> sql.Composed:
+        return self._q(_ADVANCE + (_ORIGIN if origin else ""))
+
+    def _figures(self, old: Task, new: Task, done: bool, origin: Origin | None) -> tuple[object, ...]:
         c = new.counters
-        cursor = conn.execute(
-            self._q(
-                "WITH held AS MATERIALIZED (SELECT FROM {target} WHERE run = %s FOR SHARE) "
-                "UPDATE {tasks} SET next_offset = %s, next_ordinal = %s, read = %s, inserted = %s, updated = %s, duplicate = %s, conflict = %s, "
-                "rejected = %s, deferred = %s, batches = %s, records = %s, seconds = %s, state = CASE WHEN %s THEN 'Done' ELSE state END "
-                "WHERE id = %s AND owner = %s AND next_offset = %s AND state = 'Ready' AND EXISTS (SELECT FROM held) "
-                "AND EXISTS (SELECT FROM {runs} r WHERE r.run = {tasks}.run AND r.state = 'Running' AND %s = ANY (r.marks))"
-            ),
-            (
-                self._ledger.run, new.next_offset, new.next_ordinal, c.read, c.inserted, c.updated, c.duplicate, c.conflict, c.rejected,
-                new.deferred, Jsonb(new.batches), Jsonb(new.records), new.seconds, done, old.id, self._ledger.owner, old.next_offset,
-                PREPARED,
-            ),
+        return (
+            self._ledger.run, new.next_offset, new.next_ordinal, c.read, c.inserted, c.updated, c.duplicate, c.conflict, c.rejected,
+            new.deferred, Jsonb(new.batches), Jsonb(new.records), new.seconds, done, old.id, self._ledger.owner, old.next_offset,
+            PREPARED, *((old.table, *msgspec.structs.astuple(origin)) if origin else ()),
         )  # fmt: skip
-        return cursor.rowcount == 1
 
     def refuse_ended(self, conn: Connection) -> None:
         """Raises Unavailable when the run is over, or forgotten, by somebody else's doing."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from restorer.convert.converter import Rows
+from restorer.database.origins import Origin
 from restorer.database.tasks import LEVELS
 from restorer.database.waiting import Record
 from restorer.errors import LoadFailed
@@ -181,6 +182,11 @@ class Batches:
             self._error = error
             return False
 
+    @property
+    def more(self) -> bool:
+        """Whether the next batch is begun, and so will come."""
+        return self._next is not None
+
     def _following(self) -> Batch | None:
         self._next = self._next or self._begin()
         return self._next
@@ -199,7 +205,8 @@ def _of(pieces: list[Piece]) -> Batch:
 class Outcome(msgspec.Struct):
     """What one batch came to. `level`: the deepest rung it needed; `levels`: records by the rung that settled them;
     `reasons`: rejects by reason, once it is closed; `held`: hashes of the keys that the deferred records have; `json_nulls`:
-    nulls stored as JSON null, as their columns are NOT NULL."""
+    nulls stored as JSON null, as their columns are NOT NULL; `origin`: of rows that went in, where the ledger must still be
+    told."""
 
     counters: Counters = msgspec.field(default_factory=Counters)
     level: str = "Copy"
@@ -210,6 +217,7 @@ class Outcome(msgspec.Struct):
     held: set[int] = set()
     json_nulls: int = 0
     converted_badly: bool = False
+    origin: Origin | None = None
 
     def needed(self, level: str) -> None:
         if LEVELS.index(level) > LEVELS.index(self.level):

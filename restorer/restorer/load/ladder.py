@@ -92,6 +92,11 @@ class Ladder:
         self._number = 0  # of the stages in this transaction
         self._most = _STAGES
 
+    @property
+    def staged(self) -> bool:
+        """Whether the next batch begins with a stage."""
+        return self._learnt.way != "direct"
+
     def load(
         self,
         conn: Connection,
@@ -191,6 +196,7 @@ class Ladder:
         self, conn: Connection, chunks: Iterable[list[bytes]], others: Others, outcome: Outcome, exact: bool
     ) -> None:
         self._copy(conn, chunks, outcome, exact)
+        self._tell_origin(conn, outcome, others)
         rejected = len(outcome.rejects)
         stages = [self._filled(conn, shape, [lines], outcome, exact) for shape, lines in others.items()]
         outcome.converted_badly = rejected > 0
@@ -225,6 +231,7 @@ class Ladder:
         meanwhile = None if following is None else partial(following.ahead, self.shaper.converter.sifted)
         with without_triggers(conn) if vouching else nullcontext():
             self._copy(conn, good, outcome, True, meanwhile)
+        self._tell_origin(conn, outcome, stages or collided)
         for stage in stages:
             self.merger.merge(conn, stage, outcome)
         if collided is not None:
@@ -276,10 +283,18 @@ class Ladder:
                         sent += len(lines)
             if cur.rowcount != sent:  # asked while the cursor is open: a closed one has forgotten
                 raise Suppressed
-        if sent:
-            self.merger.wrote(conn)
         outcome.counters.inserted += sent
         outcome.levels["Exact" if exact else "Copy"] += sent
+
+    def _tell_origin(self, conn: Connection, outcome: Outcome, more: object) -> None:
+        """Rows went in by COPY. What of the batch goes in behind them, `more`, asks whose they are; else the ledger is told in the
+        end, together with the rest."""
+        if not outcome.counters.inserted:
+            return
+        if more:
+            self.merger.wrote(conn)
+        else:
+            outcome.origin = self.merger.origin
 
     def _filled(
         self, conn: Connection, shape: tuple[Shape, Shape], chunks: Iterable[list[Line]], outcome: Outcome, exact: bool

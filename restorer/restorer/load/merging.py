@@ -73,11 +73,15 @@ class Merger:
     def in_segments(self) -> bool:
         return self._origins is not None
 
+    @property
+    def origin(self) -> Origin | None:
+        """Of the rows of this batch, for the ledger, which holds it of a file in segments."""
+        return None if self._origins is None or self._origin is None else self._origin()
+
     def wrote(self, conn: Connection) -> None:
         """Rows were written in this (sub)transaction."""
-        if self._origins is not None:
-            assert self._origin is not None
-            self._origins.add(conn, self._origin())
+        if self._origins is not None and (origin := self.origin) is not None:
+            self._origins.add(conn, origin)
 
     def stage(self, conn: Connection, given: Shape, number: int, *, narrow: bool = False, keep: bool = False) -> Stage:
         """`number`: of the stages in this transaction. `keep`: most batches will want one like it."""

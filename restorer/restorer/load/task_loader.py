@@ -59,8 +59,11 @@ class TaskLoader:
             )
         )
         batches = Batches(source, lambda: self._rows, self._spec.load.batch_bytes)
-        for batch in batches:
-            task = self._load(task, batch, batches)
+        try:
+            for batch in batches:
+                task = self._load(task, batch, batches)
+        finally:
+            self._session.nothing_ahead()
         if source.error is not None:
             self._fail(task, source.error)
         else:
@@ -137,17 +140,17 @@ class TaskLoader:
             outcome = self._ladder.load(conn, batch, self._session.begin, rollback, following, task)
             seconds = time.monotonic() - started
             new = advanced(task, batch, outcome, seconds)
+            ahead = self._session.ahead(conn, self._ladder.staged) if following and following.more else ""
             # Before anything else goes into the ledger: another worker that took the task may have written it there already.
-            if not self._tasks.advance(conn, task, new):
+            if not outcome.rejects and not outcome.deferred:
+                ours = self._tasks.commit(conn, task, new, ahead, outcome.origin)
+            elif ours := self._tasks.advance(conn, task, new, origin=outcome.origin):
+                self._write_down(conn, task, batch, outcome)
+                conn.execute(f"COMMIT{ahead}")
+            if not ours:
                 rollback(conn)
                 self._tasks.refuse_ended(conn)
                 raise Lost
-            if outcome.rejects:
-                self._tasks.reject(conn, task.table, ((batch.record(i), p) for i, p in sorted(outcome.rejects.items())))
-            if outcome.deferred:
-                waiting = (batch.record(i) for i in sorted(outcome.deferred))
-                self._tasks.waiting.add(conn, task.id, task.table, waiting, outcome.held)
-            conn.execute("COMMIT")
         except BaseException:
             rollback(conn)
             raise
@@ -158,6 +161,13 @@ class TaskLoader:
             )
         )  # fmt: skip
         return new, outcome
+
+    def _write_down(self, conn: Connection, task: Task, batch: Batch, outcome: Outcome) -> None:
+        if outcome.rejects:
+            self._tasks.reject(conn, task.table, ((batch.record(i), p) for i, p in sorted(outcome.rejects.items())))
+        if outcome.deferred:
+            waiting = (batch.record(i) for i in sorted(outcome.deferred))
+            self._tasks.waiting.add(conn, task.id, task.table, waiting, outcome.held)
 
     def _check_limit(self) -> None:
         read, rejected = self._session.retrying(self._tasks.read_and_rejected, what="reject limit")
