@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from restorer.database.connection import Connection, backend_of, host_name
 from restorer.database.ledger_schema import TABLES
-from restorer.database.session import unhurried
+from restorer.database.session import unhurried, unhurried_row
 from restorer.errors import Unavailable
 from restorer.model import TablePlan
 from restorer.report import Report
@@ -24,6 +24,25 @@ from restorer.report import Report
 LEASE_SECONDS = 10
 _MANY = 32  # tables of which the planner should know
 PREPARED = "prepared"  # mark of a run whose tables may be loaded: hooks and cleanup are through
+_GONE = (
+    "o.backend_pid <> 0 AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = o.backend_pid "
+    "AND (a.backend_start IS NULL OR a.backend_start::text = o.backend_start))"
+)
+# Owners of a run (but one) whose lease is over or whose backend is gone. After a crash of the server no backend is left, and who
+# holds the target comes back in seconds.
+BURY = (
+    "DELETE FROM {owners} o WHERE o.run = %s AND o.owner <> %s AND (o.lease_until < clock_timestamp() OR "
+    "(NOT EXISTS (SELECT FROM {target} t WHERE t.owner = o.owner) AND " + _GONE + "))"
+)
+# How far the run is now (history.py).
+SAMPLE = (
+    "INSERT INTO {samples} (run, bytes, read, rejected) SELECT run, sum(next_offset - start_offset), sum(read), sum(rejected) "
+    "FROM {tasks} WHERE run = %s GROUP BY run"
+)
+_TASK = (
+    "INSERT INTO {tasks} (run, table_name, start_offset, stop_offset, next_offset, next_ordinal) VALUES (%s,%s,%s,%s,%s,%s) "
+    "ON CONFLICT DO NOTHING"
+)
 
 
 class Run(msgspec.Struct):
@@ -153,14 +172,7 @@ class Ledger:
 
     def release_tasks_of_the_dead(self, conn: Connection) -> None:
         """Forgets owners whose lease is over or whose backend is gone; their tasks can be claimed again."""
-        conn.execute(
-            self.q(
-                "DELETE FROM {owners} o WHERE o.run = %s AND o.owner <> %s AND (o.lease_until < clock_timestamp() OR "
-                # After a crash of the server no backend is left, and who holds the target comes back in seconds.
-                "(NOT EXISTS (SELECT FROM {target} t WHERE t.owner = o.owner) AND " + _GONE + "))"
-            ),
-            (self.run, self.owner),
-        )
+        conn.execute(self.q(BURY), (self.run, self.owner))
 
     # -- the life of the run -----------------------------------------------------------------------------------------
 
@@ -202,29 +214,23 @@ class Ledger:
                     [PREPARED] if prepared else [],
                 ),
             )
-            for position, plan in enumerate(tables):
-                cut = plan.name in split
-                conn.execute(
+            with conn.cursor() as cur:
+                cur.executemany(
                     self.q(
                         "INSERT INTO {tables} (run, name, position, grp, after, bytes, was_empty, split, expected, file, keys) "
                         "VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
                     ),
-                    (
-                        self.run,
-                        plan.name,
-                        position,
-                        plan.group,
-                        list(plan.after),
-                        plan.file.stream_bytes,
-                        was_empty[plan.name],
-                        not cut,
-                        plan.file.expected_records,
-                        plan.file.name,
-                        Jsonb({c.key: c.column.name for c in plan.columns + plan.late}),
-                    ),
-                )
-                if not cut:
-                    self.add_task(conn, plan.name, 0, None, 1)
+                    [
+                        (
+                            self.run, plan.name, position, plan.group, list(plan.after), plan.file.stream_bytes, was_empty[plan.name],
+                            plan.name not in split, plan.file.expected_records, plan.file.name,
+                            Jsonb({c.key: c.column.name for c in plan.columns + plan.late}),
+                        )
+                        for position, plan in enumerate(tables)
+                    ],
+                )  # fmt: skip
+                whole = [plan.name for plan in tables if plan.name not in split]
+                cur.executemany(self.q(_TASK), [(self.run, name, 0, None, 0, 1) for name in whole])
             if len(tables) >= _MANY:
                 # Without statistics each claim would hold every table against every other one. (Of a ledger that is not ours the
                 # server does nothing, and says so to nobody.)
@@ -233,13 +239,7 @@ class Ledger:
 
     def add_task(self, conn: Connection, table: str, start: int, stop: int | None, ordinal: int) -> None:
         """A segment to load. Entering the same one twice is harmless."""
-        conn.execute(
-            self.q(
-                "INSERT INTO {tasks} (run, table_name, start_offset, stop_offset, next_offset, next_ordinal) VALUES (%s,%s,%s,%s,%s,%s) "
-                "ON CONFLICT DO NOTHING"
-            ),
-            (self.run, table, start, stop, start, ordinal),
-        )
+        conn.execute(self.q(_TASK), (self.run, table, start, stop, start, ordinal))
 
     def resume(self, conn: Connection) -> None:
         conn.execute(self.q("UPDATE {runs} SET attempts = attempts + 1 WHERE run = %s"), (self.run,))
@@ -270,13 +270,7 @@ class Ledger:
 
     def sample(self, conn: Connection) -> None:
         """Notes how far the run is now (history.py)."""
-        conn.execute(
-            self.q(
-                "INSERT INTO {samples} (run, bytes, read, rejected) SELECT run, sum(next_offset - start_offset), sum(read), "
-                "sum(rejected) FROM {tasks} WHERE run = %s GROUP BY run"
-            ),
-            (self.run,),
-        )
+        conn.execute(self.q(SAMPLE), (self.run,))
 
     def count_retry(self, conn: Connection) -> None:
         conn.execute(self.q("UPDATE {runs} SET retries = retries + 1 WHERE run = %s"), (self.run,))
@@ -315,19 +309,14 @@ class Ledger:
 
     def purge_expired(self, conn: Connection) -> int:
         """Deletes rejects of finished runs past their retention (`ledger.rejectRetentionDays`, 0 keeps them). -> rows"""
-        with unhurried(conn):
-            return conn.execute(
-                self.q(
-                    "DELETE FROM {rejects} x USING {runs} r WHERE r.run = x.run AND r.retain_days > 0 "
-                    "AND r.finished_at < clock_timestamp() - r.retain_days * interval '1 day'"
-                )
-            ).rowcount
-
-
-_GONE = (
-    "o.backend_pid <> 0 AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = o.backend_pid "
-    "AND (a.backend_start IS NULL OR a.backend_start::text = o.backend_start))"
-)
+        row = unhurried_row(
+            conn,
+            self.q(
+                "WITH gone AS (DELETE FROM {rejects} x USING {runs} r WHERE r.run = x.run AND r.retain_days > 0 "
+                "AND r.finished_at < clock_timestamp() - r.retain_days * interval '1 day' RETURNING x.id) SELECT count(*) FROM gone"
+            ),
+        )
+        return int(row[0]) if row else 0
 
 
 def refuse_holder(holder: str, label: str, run: str) -> Unavailable:

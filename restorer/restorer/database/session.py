@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import psycopg
+from psycopg import sql
 
 from restorer.database.connection import Connection, backoff, connect_reason, kind_of, never_connected, reopen
+from restorer.database.message import in_one_message
 from restorer.database.pooler import Straight
 from restorer.database.problems import problem_of
 from restorer.errors import LoadFailed, RestoreError, Unavailable
@@ -44,6 +46,15 @@ def unhurried(conn: Connection) -> Iterator[None]:
     try:
         yield
         conn.execute("COMMIT")
+    except BaseException:
+        rollback(conn)
+        raise
+
+
+def unhurried_row(conn: Connection, statement: sql.Composable, values: Sequence[object] = ()) -> tuple[Any, ...] | None:
+    """One statement in a transaction as `unhurried` makes it, and one round trip. -> its last row"""
+    try:
+        return in_one_message(conn, sql.SQL(f"BEGIN; {_no_timeout(conn)}"), statement, sql.SQL("COMMIT"), values=values)
     except BaseException:
         rollback(conn)
         raise

@@ -12,7 +12,8 @@ from psycopg.types.json import Jsonb
 
 from restorer.database.connection import Connection
 from restorer.database.copying import copying
-from restorer.database.ledger import PREPARED, Ledger
+from restorer.database.ledger import BURY, PREPARED, SAMPLE, Ledger
+from restorer.database.message import in_one_message
 from restorer.database.origins import Origin
 from restorer.database.waiting import Record, Waiting
 from restorer.errors import Unavailable
@@ -38,17 +39,23 @@ class Task(msgspec.Struct):
     batches: dict[str, int] = {}
     records: dict[str, int] = {}
     seconds: float = 0.0
+    start: int = 0
+
+    @property
+    def segment(self) -> bool:
+        """Whether the file has other tasks beside this one."""
+        return self.start > 0 or self.stop is not None
 
 
 _TASK = (
     "id, table_name, stop_offset, next_offset, next_ordinal, "
-    "read, inserted, updated, duplicate, conflict, rejected, deferred, batches, records, seconds"
+    "read, inserted, updated, duplicate, conflict, rejected, deferred, batches, records, seconds, start_offset"
 )
 
 
 def _task(row: tuple[Any, ...]) -> Task:
-    ident, table, stop, offset, ordinal, *counts, deferred, batches, records, seconds = row
-    return Task(ident, table, stop, offset, ordinal, Counters(*counts), deferred, batches, records, seconds)
+    ident, table, stop, offset, ordinal, *counts, deferred, batches, records, seconds, start = row
+    return Task(ident, table, stop, offset, ordinal, Counters(*counts), deferred, batches, records, seconds, start)
 
 
 # All that a table may have to wait for is gathered first, once: asked for each table by itself it takes as many times as long as there are
@@ -94,9 +101,9 @@ class Tasks:
         """The first task (in the order of the plan) that nobody alive works on and whose parents are settled; None when
         there is none right now, or the leader has not prepared the tables yet. Of a cycle, tables that come after one that
         is still loaded are put off while there is something else: their rows would have to wait."""
-        self._ledger.release_tasks_of_the_dead(conn)
         run, owner = self._ledger.run, self._ledger.owner
-        row = conn.execute(self._q(_CLAIM), (run, run, run, owner, run, PREPARED, owner, run)).fetchone()
+        values = (run, owner, run, run, run, owner, run, PREPARED, owner, run)
+        row = in_one_message(conn, self._q(BURY), self._q(_CLAIM), values=values)
         return _task(row) if row else None
 
     def advance(
@@ -113,11 +120,10 @@ class Tasks:
     def commit(self, conn: Connection, old: Task, new: Task, then: str, origin: Origin | None = None) -> bool:
         """`advance` and the COMMIT in one message to the server, with `then` behind it: each round trip of a batch is time in
         which a server far away does nothing. False: as for `advance`, and the transaction has failed."""
-        moved = sql.SQL("{} SELECT CASE WHEN EXISTS (SELECT FROM moved) THEN '' ELSE current_setting({}) END; COMMIT")
-        statement = sql.SQL("{}{}").format(moved.format(self._moving(origin), sql.Literal(_LOST)), sql.SQL(then))
+        moved = sql.SQL("{} SELECT CASE WHEN EXISTS (SELECT FROM moved) THEN '' ELSE current_setting({}) END")
+        statement = moved.format(self._moving(origin), sql.Literal(_LOST))
         try:
-            with psycopg.ClientCursor(conn) as cur:
-                cur.execute(statement, self._figures(old, new, False, origin))
+            in_one_message(conn, statement, sql.SQL(f"COMMIT{then}"), values=self._figures(old, new, False, origin))
         except psycopg.errors.UndefinedObject as error:
             if _LOST not in (error.diag.message_primary or ""):
                 raise
@@ -250,16 +256,16 @@ class Tasks:
 
     def settled(self, conn: Connection, tables: list[str]) -> None:
         """These tables are complete: those that refer to them may start."""
-        conn.execute(
-            self._q("DELETE FROM {origins} WHERE run = %s AND table_name = ANY (%s)"), (self._ledger.run, tables)
-        )
-        conn.execute(
+        run = self._ledger.run
+        in_one_message(
+            conn,
+            self._q("DELETE FROM {origins} WHERE run = %s AND table_name = ANY (%s)"),
             self._q(
                 "UPDATE {tables} SET settled = true, finished_at = clock_timestamp() WHERE run = %s AND name = ANY (%s)"
             ),
-            (self._ledger.run, tables),
+            self._q(SAMPLE),
+            values=(run, tables, run, tables, run),
         )
-        self._ledger.sample(conn)
 
     # -- the whole run ---------------------------------------------------------------------------------------------------
 
@@ -282,17 +288,6 @@ class Tasks:
             self._q("SELECT count(*) FROM {tables} WHERE run = %s AND error <> ''"), (self._ledger.run,)
         ).fetchone()
         return row is not None and row[0] > 0
-
-    def in_segments(self, conn: Connection, table: str) -> bool:
-        """Whether the table's file is loaded in segments."""
-        row = conn.execute(
-            self._q(
-                "SELECT EXISTS (SELECT FROM {tasks} WHERE run = %s AND table_name = %s "
-                "AND (start_offset > 0 OR stop_offset IS NOT NULL))"
-            ),
-            (self._ledger.run, table),
-        ).fetchone()
-        return row is not None and bool(row[0])
 
     def split_done(self, conn: Connection, table: str) -> None:
         conn.execute(

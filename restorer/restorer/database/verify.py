@@ -12,7 +12,7 @@ from restorer.database.account import TableAccount
 from restorer.database.connection import Connection, kind_of
 from restorer.database.relation import columns, is_parent, of_table
 from restorer.database.sequences import next_is_free, owned
-from restorer.database.session import describe
+from restorer.database.session import describe, unhurried, unhurried_row
 from restorer.errors import LoadFailed
 from restorer.model import ForeignKey, TablePlan
 from restorer.report import Check
@@ -53,14 +53,14 @@ def known(check: str, table: str, expected: int, actual: int) -> Ask:
 
 def row_count(conn: Connection, check: str, plan: TablePlan, expected: int) -> Check:
     """The rows that the table has."""
-    row = conn.execute(
-        sql.SQL("SELECT count(*) FROM {}").format(of_table(plan.table.schema, plan.name).read)
-    ).fetchone()
+    query = sql.SQL("SELECT count(*) FROM {}").format(of_table(plan.table.schema, plan.name).read)
+    row = unhurried_row(conn, query)
     return _equal(check, plan.name, expected, int(row[0]) if row else 0)
 
 
 def _sequence(conn: Connection, plan: TablePlan, column: str, sequence: str) -> Check:
-    free, expected, actual = next_is_free(conn, plan, column, sequence)
+    with unhurried(conn):
+        free, expected, actual = next_is_free(conn, plan, column, sequence)
     return Check("sequence", f"{plan.name}.{column}", free, f">= {expected}" if expected else "", actual)
 
 
@@ -78,7 +78,7 @@ def _foreign_key(conn: Connection, plan: TablePlan, fk: ForeignKey) -> Check:
         of_table(fk.to_schema, fk.to_table).read,
         is_parent("p", "c", fk),
     )
-    row = conn.execute(query).fetchone()
+    row = unhurried_row(conn, query)
     return _equal(f"foreignKey {fk.name}", plan.name, 0, int(row[0]) if row else 0)
 
 
@@ -88,8 +88,7 @@ def _not_null(conn: Connection, schema: str, name: str) -> Check:
         of_table(schema, table).read, sql.Identifier(column)
     )
     try:
-        with conn.transaction():
-            row = conn.execute(query).fetchone()
+        row = unhurried_row(conn, query)
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.SyntaxError):
         return Check("notNull", name, False, "0", "no such table or column")
     return _equal("notNull", name, 0, int(row[0]) if row else 0)
@@ -98,7 +97,7 @@ def _not_null(conn: Connection, schema: str, name: str) -> Check:
 def _query(conn: Connection, name: str, text: str, expect: str) -> Check:
     """A query of the spec, in a transaction that may not write. Only an answer as short as a count is shown."""
     try:
-        with conn.transaction():  # one in another: what comes after may write again
+        with unhurried(conn):
             conn.execute("SET TRANSACTION READ ONLY")
             row = conn.execute(text).fetchone()
     except psycopg.ProgrammingError as error:

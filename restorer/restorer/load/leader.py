@@ -75,9 +75,7 @@ class Leader:
         self._refuse_unfinished()
 
     def _once(self) -> None:
-        settler = Settler(
-            self._session, self._ledger, self._bench.tasks, partial(self._bench.ladder, settling=True), self._emit
-        )
+        settler = Settler(self._session, self._ledger, self._bench.tasks, self._bench.ladder, self._emit)
         groups: dict[int, list[TablePlan]] = {}
         for plan in self._plans:
             groups.setdefault(plan.group, []).append(plan)
@@ -103,12 +101,12 @@ class Leader:
         while True:
             self._still_ours()
             cut = next(cutting, None)
-            if cut is None:
-                cutting = self._segments()
             if self._bench.load_one() or settle():
                 settle()
                 idle_since = time.monotonic()
                 continue
+            if cut is None:
+                cutting = self._segments()
             if cut is not None or self._retrying(self._bench.tasks.under_way, what="ledger"):
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > self._patience():

@@ -46,14 +46,12 @@ class Settler:
         """Loads what waits in these tables and lets the tables that depend on them start: a cycle in one transaction, what
         waits for its turn in the file in many. Leaves them as they are where they turn out not to be read to their end: a
         failover takes back what was told."""
-        done = False
-        while not done:
-            what = "settling " + ", ".join(p.name for p in plans)
+        what = "settling " + ", ".join(p.name for p in plans)
+        while not self._session.retrying(lambda _: self._settle(plans), what=what):
             for plan in plans:
                 waits = partial(self._tasks.waiting.any, table=plan.name)
                 if not plan.cyclic and self._session.retrying(waits, what=what):  # a ladder takes memory
                     self._replay(plan, plans)
-            done = self._session.retrying(lambda _: self._settle(plans), what=what)
 
     def _read(self, conn: Connection, plans: list[TablePlan]) -> bool:
         """Whether these tables still stand to be settled. Behind the fence."""
@@ -61,7 +59,7 @@ class Settler:
         return all(unsettled.get(p.name, False) for p in plans)
 
     def _settle(self, plans: list[TablePlan]) -> bool:
-        """-> False: there is something to replay once more, as a failover took the end of it back"""
+        """-> False: there is something to replay first"""
         started = time.monotonic()
         with self._session.transaction(staged=True) as conn:
             self._ledger.fence(conn)
@@ -124,6 +122,8 @@ class Settler:
                 outcomes[plan.name] = Outcome(level="Merge", rejects={}, deferred=[])
                 outcomes[plan.name].counters.read = waiting
                 stages += [(plan, s) for s in self._fill(conn, plan, len(stages), outcomes[plan.name])]
+        if not outcomes:
+            return outcomes
         every = [s for _, s in stages]
         for plan, stage in stages:
             outcomes[plan.name].rejects |= stage.screen()

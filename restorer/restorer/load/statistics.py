@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +13,7 @@ from psycopg import sql
 
 from restorer.database.connection import Connection
 from restorer.database.relation import of_table
-from restorer.database.session import Session, hurries, unhurried
+from restorer.database.session import Session, hurries, unhurried_row
 from restorer.model import TablePlan
 
 _LOOK_SECONDS = 0.02
@@ -36,8 +35,10 @@ def analyze(conn: Connection, plan: TablePlan, *, untouched: bool) -> None:
         statement = sql.SQL("ANALYZE {}").format(of_table(plan.table.schema, plan.name).write)
         # By itself it takes a transaction for each partition; in one of ours it would hold the locks of all of them.
         apart = plan.table.partitioned and not hurries(conn)
-        with nullcontext() if apart else unhurried(conn):
+        if apart:
             conn.execute(statement)
+        else:
+            unhurried_row(conn, statement)
 
 
 def _has_statistics(conn: Connection, oid: int) -> bool:

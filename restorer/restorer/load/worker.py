@@ -74,10 +74,10 @@ class Workbench:
         self._was_empty: dict[str, bool] | None = None
         session.on_retry = ledger.count_retry
 
-    def ladder(self, table: str, *, settling: bool = False) -> Ladder:
-        """`settling`: all segments of the table's file are loaded."""
+    def ladder(self, table: str, *, contested: bool = False) -> Ladder:
+        """`contested`: other segments of the table's file are loaded as well, and rows of theirs may have a record's key."""
         plan = self._plans[table]
-        origins = None if settling or not self._in_segments(plan) else Origins(self.ledger, table)
+        origins = Origins(self.ledger, table) if contested and plan.table.uniques else None
         group = {n for n, g in self._groups.items() if g == plan.group}
         inner = (
             frozenset(f.name for f in plan.table.foreign_keys if f.to_table in group) if plan.cyclic else frozenset()
@@ -87,12 +87,6 @@ class Workbench:
             always_staged=self.spec.mode == "DryRun", home=self.stage_home,
             waiting=self.tasks.waiting, origins=origins, explain=explainer(self.emit, table),
         )  # fmt: skip
-
-    def _in_segments(self, plan: TablePlan) -> bool:
-        """Whether rows of other segments may have a record's key."""
-        if not plan.table.uniques:
-            return False
-        return self.session.retrying(lambda conn: self.tasks.in_segments(conn, plan.name), what="ledger")
 
     def _empty(self, table: str) -> bool:
         if self._was_empty is None:
@@ -108,9 +102,9 @@ class Workbench:
         if task is None:
             return False
         if task.table not in self._loaders:
-            self._loaders[task.table] = TaskLoader(
-                self.session, self.tasks, self._plans[task.table], self.ladder(task.table), self.spec, self.emit
-            )
+            ladder = self.ladder(task.table, contested=task.segment)
+            plan = self._plans[task.table]
+            self._loaders[task.table] = TaskLoader(self.session, self.tasks, plan, ladder, self.spec, self.emit)
         loader = self._loaders[task.table]
         if self._last is not None and self._last is not loader:
             self._last.let_go()
