@@ -168,7 +168,7 @@ class Locked:
     def waiting(self) -> int:
         with psycopg.connect(self.dsn) as conn:
             row = conn.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'ANALYZE%' AND state = 'active'"
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%ANALYZE%' AND wait_event_type = 'Lock'"
             ).fetchone()
         assert row is not None
         return int(row[0])

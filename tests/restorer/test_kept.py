@@ -11,9 +11,10 @@ import psycopg
 import pytest
 from fix_restore import Restore
 from psycopg.conninfo import make_conninfo
+from restorer.database import pooler
 from restorer.database.connection import open_connection
 from restorer.database.pooler import pooled
-from restorer.load import kept, merging
+from restorer.load import merging
 from restorer.load.task_loader import TaskLoader
 
 T = "CREATE TABLE t (id int PRIMARY KEY, n int CHECK (n < 90), body text)"
@@ -59,7 +60,7 @@ def test_a_stage_is_made_once_and_emptied_by_each_commit(at: Restore, stages: li
 
 
 def test_behind_a_pooler_nothing_stays(at: Restore, stages: list[Any], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(kept, "pooled", lambda _: True)
+    monkeypatch.setattr(pooler, "pooled", lambda _: True)
     at.schema(T)
     result = at.file("t", records()).ok(batch=50)
     assert result.counts() == {"inserted": 372, "duplicate": 8, "rejected": 20}

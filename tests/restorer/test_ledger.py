@@ -199,32 +199,28 @@ def test_a_second_worker_keeps_off_a_cycle_that_is_begun_while_there_is_somethin
     assert sum(waited) == 3, waited  # the lessons of course 1, which waits since the first batch
 
 
-def test_a_commit_whose_answer_is_lost_is_not_done_twice(forty: Restore):
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_commit_whose_answer_is_lost_is_not_done_twice(at: Restore, monkeypatch: pytest.MonkeyPatch, bad: int):
     """The connection dies between the server's COMMIT and the client's next word: the ledger knows better."""
-    import restorer.load.task_loader as load
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, v int CHECK (v > 0))")
+    at.file("t", [{"id": i, "v": 0 if bad and i % 5 == 3 else 1} for i in range(40)])
+    original, commits = tasks.in_one_message, []
 
-    original, calls = load.Session.begin, []
-
-    class Cut(psycopg.Connection):
-        def execute(self, query: Any, *args: Any, **kw: Any) -> Any:
-            result = super().execute(query, *args, **kw)
-            if query == "COMMIT" and len(calls) == 3:
-                calls.append("cut")
-                self.close()
+    def cut(conn: Any, *statements: Any, **values: Any) -> Any:
+        result = original(conn, *statements, **values)
+        if tasks.COMMIT in statements:
+            commits.append(conn)
+            if len(commits) == 3:
+                conn.close()
                 raise psycopg.OperationalError("the answer is lost")
-            return result
+        return result
 
-    def begin(self: Any, conn: Any, staged: bool = False) -> None:
-        calls.append("begin")
-        conn.__class__ = Cut
-        original(self, conn, staged)
-
-    load.Session.begin = begin
-    try:
-        result = forty.ok(name="r", batch=5)
-    finally:
-        load.Session.begin = original
-    assert "cut" in calls and complete(forty) and result.counts() == {"inserted": 40}
+    monkeypatch.setattr(tasks, "in_one_message", cut)
+    result = at.ok(name="r", batch=5)
+    assert len(commits) == 8 and result.report.totals.retries == 1
+    assert result.counts() == ({"inserted": 32, "rejected": 8} if bad else {"inserted": 40})
+    assert at.value("SELECT count(*) FROM t") == (32 if bad else 40)
+    assert len(result.rejects()) == 8 * bad
 
 
 def test_a_killed_backend_in_mid_batch_is_no_loss(forty: Restore):

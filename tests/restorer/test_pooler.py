@@ -18,6 +18,8 @@ from command import Started, restorer, write_backup
 from fix_cli import check_refused
 from own_server import OwnServer, free_port
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from restorer.database.session import Session
+from restorer.spec import Retry
 
 PROGRAM = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no pgbouncer on this machine")
@@ -209,3 +211,12 @@ def test_in_session_mode_all_goes_as_without(db: psycopg.Connection[Any], dsn: s
     assert told["verify",]["duplicate"] == 1000
     assert held(db)[0] == 1000
     assert held(db, "SELECT count(*) FROM pg_class WHERE relnamespace::regnamespace::text LIKE 'pg_temp%'") == (0,)
+
+
+def test_nothing_is_begun_ahead_where_others_wait_for_the_servers_process(own: OwnServer, dsn: str):
+    past = make_conninfo(own.dsn(), dbname="app")
+    for conninfo, ahead in ((dsn, False), (past, True)):
+        session = Session(conninfo, Retry(), lambda _: None)
+        session.begin(session.conn)
+        assert bool(session.ahead(session.conn, False)) is ahead
+        session.close()

@@ -18,13 +18,13 @@ from restorer.database.connection import Connection
 
 def in_one_message(
     conn: Connection, *statements: sql.Composable, values: Sequence[object] = ()
-) -> tuple[Any, ...] | None:
-    """Runs them one after the other. `values`: for the placeholders of all of them. -> the last row that any of them gave"""
-    row = None
+) -> list[tuple[Any, ...]]:
+    """Runs them one after the other. `values`: for the placeholders of all of them. -> the rows of the last one that gives any"""
+    rows = list[tuple[Any, ...]]()
     with psycopg.ClientCursor(conn) as cur:
         cur.execute(sql.SQL("; ").join(statements), values or None)
         while True:
             if cur.description is not None:
-                row = cur.fetchone() or row
+                rows = cur.fetchall()
             if not cur.nextset():
-                return row
+                return rows

@@ -52,12 +52,14 @@ def unhurried(conn: Connection) -> Iterator[None]:
 
 
 def unhurried_row(conn: Connection, statement: sql.Composable, values: Sequence[object] = ()) -> tuple[Any, ...] | None:
-    """One statement in a transaction as `unhurried` makes it, and one round trip. -> its last row"""
+    """One statement in a transaction as `unhurried` makes it, and one round trip. -> its first row"""
+    begin, commit = sql.SQL(f"BEGIN; {_no_timeout(conn)}"), sql.SQL("COMMIT")
     try:
-        return in_one_message(conn, sql.SQL(f"BEGIN; {_no_timeout(conn)}"), statement, sql.SQL("COMMIT"), values=values)
+        rows = in_one_message(conn, begin, statement, commit, values=values)
     except BaseException:
         rollback(conn)
         raise
+    return rows[0] if rows else None
 
 
 def hurries(conn: Connection) -> bool:
@@ -123,14 +125,14 @@ class Session:
             conn.execute("ROLLBACK")
         conn.execute(_BEGIN + _STAGED if staged else _BEGIN)
 
-    def ahead(self, conn: Connection, staged: bool) -> str:
+    def ahead(self, conn: Connection, staged: bool) -> list[sql.SQL]:
         """What may stand behind the COMMIT of a batch, in the same message, where another batch follows: its `begin` takes no
         round trip then. Behind a pooler nothing: others wait for its process between two transactions. Whoever uses it calls
         `nothing_ahead` in the end."""
         if not self._straight(conn):
-            return ""
+            return []
         self._ahead = staged
-        return "; " + (_BEGIN + _STAGED if staged else _BEGIN)
+        return [sql.SQL(_BEGIN + _STAGED if staged else _BEGIN)]
 
     def nothing_ahead(self) -> None:
         """No batch follows after all."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -77,6 +77,7 @@ begun AS (UPDATE {{tables}} SET started_at = clock_timestamp() WHERE run = %s AN
     AND name = (SELECT table_name FROM mine))
 SELECT * FROM mine"""
 
+COMMIT = sql.SQL("COMMIT")
 _ADVANCE = """
 WITH held AS MATERIALIZED (SELECT FROM {target} WHERE run = %s FOR SHARE),
 moved AS (UPDATE {tasks} SET next_offset = %s, next_ordinal = %s, read = %s, inserted = %s, updated = %s, duplicate = %s, conflict = %s,
@@ -103,8 +104,8 @@ class Tasks:
         is still loaded are put off while there is something else: their rows would have to wait."""
         run, owner = self._ledger.run, self._ledger.owner
         values = (run, owner, run, run, run, owner, run, PREPARED, owner, run)
-        row = in_one_message(conn, self._q(BURY), self._q(_CLAIM), values=values)
-        return _task(row) if row else None
+        rows = in_one_message(conn, self._q(BURY), self._q(_CLAIM), values=values)
+        return _task(rows[0]) if rows else None
 
     def advance(
         self, conn: Connection, old: Task, new: Task, *, done: bool = False, origin: Origin | None = None
@@ -117,13 +118,15 @@ class Tasks:
         moved = sql.SQL("{} SELECT FROM moved").format(self._moving(origin))
         return conn.execute(moved, self._figures(old, new, done, origin)).rowcount == 1
 
-    def commit(self, conn: Connection, old: Task, new: Task, then: str, origin: Origin | None = None) -> bool:
-        """`advance` and the COMMIT in one message to the server, with `then` behind it: each round trip of a batch is time in
-        which a server far away does nothing. False: as for `advance`, and the transaction has failed."""
+    def commit(
+        self, conn: Connection, old: Task, new: Task, then: Sequence[sql.Composable], origin: Origin | None = None
+    ) -> bool:
+        """`advance` and the COMMIT in one message, with `then` behind it. False: as for `advance`, and the transaction has
+        failed."""
         moved = sql.SQL("{} SELECT CASE WHEN EXISTS (SELECT FROM moved) THEN '' ELSE current_setting({}) END")
         statement = moved.format(self._moving(origin), sql.Literal(_LOST))
         try:
-            in_one_message(conn, statement, sql.SQL(f"COMMIT{then}"), values=self._figures(old, new, False, origin))
+            in_one_message(conn, statement, COMMIT, *then, values=self._figures(old, new, False, origin))
         except psycopg.errors.UndefinedObject as error:
             if _LOST not in (error.diag.message_primary or ""):
                 raise
@@ -311,15 +314,13 @@ class Tasks:
         ).fetchone()
         return row is not None and row[0] > 0
 
-    def read_and_rejected(self, conn: Connection) -> tuple[int, int]:
-        row = conn.execute(
-            self._q(
-                "SELECT COALESCE(sum(read), 0)::bigint, COALESCE(sum(rejected), 0)::bigint FROM {tasks} WHERE run = %s"
-            ),
-            (self._ledger.run,),
-        ).fetchone()
-        assert row is not None
-        return int(row[0]), int(row[1])
+    def read_and_rejected(
+        self, conn: Connection, before: Sequence[sql.Composable] = (), then: Sequence[sql.Composable] = ()
+    ) -> tuple[int, int]:
+        """Records so far. `before`, `then`: what stands in the same message."""
+        query = "SELECT COALESCE(sum(read), 0)::bigint, COALESCE(sum(rejected), 0)::bigint FROM {tasks} WHERE run = %s"
+        ((read, rejected),) = in_one_message(conn, *before, self._q(query), *then, values=(self._ledger.run,))
+        return int(read), int(rejected)
 
 
 def counted(old: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:

@@ -182,10 +182,13 @@ class Batches:
             self._error = error
             return False
 
-    @property
     def more(self) -> bool:
-        """Whether the next batch is begun, and so will come."""
-        return self._next is not None
+        """Whether another batch comes. This one must be read whole."""
+        try:
+            return self._following() is not None
+        except Exception as error:  # told when the next batch is asked for
+            self._error = error
+            return False
 
     def _following(self) -> Batch | None:
         self._next = self._next or self._begin()

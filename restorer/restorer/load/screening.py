@@ -9,11 +9,13 @@ import psycopg
 from psycopg import sql
 
 from restorer.database.connection import kind_of
+from restorer.database.message import in_one_message
 from restorer.database.problems import named
 from restorer.database.relation import EQUALS, columns, is_parent
 from restorer.load.staged import Staged
 from restorer.model import ForeignKey, Problem
 
+_APART = "dbrestore_checks"
 _HASHED = 100_000  # rows of which a hash table surely fits into work_mem (session.py)
 
 
@@ -51,22 +53,25 @@ class Screened(Staged):
         if not tests:
             return {}
         try:
-            with self._conn.transaction():
-                return self._failing(tests)
+            return self._failing(tests, apart=True)
         except psycopg.Error as error:
             if kind_of(error) == "transient":
                 raise
+            self._conn.execute(f"ROLLBACK TO {_APART}; RELEASE {_APART}")
             return {}
 
-    def _failing(self, tests: list[tuple[sql.Composed, Problem]]) -> dict[int, Problem]:
+    def _failing(self, tests: list[tuple[sql.Composed, Problem]], *, apart: bool = False) -> dict[int, Problem]:
+        """`apart`: under a savepoint, which an error leaves in place."""
         if not tests:
             return {}
         case = sql.SQL(" ").join(
             sql.SQL("WHEN {} THEN {}").format(test, sql.Literal(i)) for i, (test, _) in enumerate(tests)
         )
-        found = self._run(
+        delete = self._sql(
             "DELETE FROM {s} WHERE (CASE {case} END) IS NOT NULL RETURNING {ord}, CASE {case} END", case=case
         )
+        savepoint, release = sql.SQL(f"SAVEPOINT {_APART}"), sql.SQL(f"RELEASE {_APART}")
+        found = in_one_message(self._conn, *([savepoint, delete, release] if apart else [delete]))
         return {ordinal: tests[which][1] for ordinal, which in found}
 
     def _orphans(self) -> dict[int, Problem]:

@@ -10,6 +10,7 @@ from psycopg import sql
 
 from restorer.database.connection import Connection, kind_of
 from restorer.database.copying import copying
+from restorer.database.message import in_one_message
 from restorer.database.problems import copy_line, problem_of
 from restorer.database.relation import Relations, columns
 from restorer.load.feeding import send
@@ -68,25 +69,29 @@ class Staged:
             "all": columns(given if narrow else tuple(c.name for c in table.columns)),
             "t": self._target.write,
         }
-        self._run(make, **names)
-        if kept and not self._like_the_table():
+        if not kept:
+            self._run(make, **names)
+        elif not self._made_like_the_table(self._sql(make, **names)):
             self._run("DROP TABLE {s}")
             self._run(make, **names)
 
     def _run(self, text: str, **names: sql.Composable) -> psycopg.Cursor[tuple[Any, ...]]:
         """Values go in as literals, never as parameters: a name with a percent sign in it must not look like one."""
-        query = sql.SQL(text).format(**({"s": self.name, "ord": self.ord, "t": self._target.read} | names))
-        return self._conn.execute(query)
+        return self._conn.execute(self._sql(text, **names))
 
-    def _like_the_table(self) -> bool:
-        """Whether its columns are still of the table's types. Nobody can change those now: to name the table locks it."""
-        row = self._run(
+    def _sql(self, text: str, **names: sql.Composable) -> sql.Composed:
+        return sql.SQL(text).format(**({"s": self.name, "ord": self.ord, "t": self._target.read} | names))
+
+    def _made_like_the_table(self, make: sql.Composed) -> bool:
+        """Makes it, unless it is there. -> whether its columns are (still) of the table's types. Nobody can change those now: to
+        name the table locks it."""
+        alike = self._sql(
             "SELECT NOT EXISTS (SELECT attname, atttypid, atttypmod, attcollation FROM pg_attribute "
             "WHERE attrelid = {stage}::regclass AND attnum > 1 EXCEPT "
             "SELECT attname, atttypid, atttypmod, attcollation FROM pg_attribute WHERE attrelid = {table}::regclass AND attnum > 0)",
             stage=sql.Literal(self.name.as_string(None)), table=sql.Literal(self._target.write.as_string(None)),
-        ).fetchone()  # fmt: skip
-        return row is not None and bool(row[0])
+        )  # fmt: skip
+        return bool(in_one_message(self._conn, make, alike)[0][0])
 
     def drop(self) -> None:
         if not self._dropped:

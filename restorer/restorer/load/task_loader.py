@@ -15,7 +15,7 @@ import psycopg
 
 from restorer.database.connection import Connection, never_connected
 from restorer.database.session import Session, rollback
-from restorer.database.tasks import Task, Tasks, counted
+from restorer.database.tasks import COMMIT, Task, Tasks, counted
 from restorer.errors import LoadFailed
 from restorer.events import BatchLoaded, Emit, Explained, TableChanged
 from restorer.load.batch import Batch, Batches, Outcome, PieceSource
@@ -102,12 +102,12 @@ class TaskLoader:
             broken += error.sqlstate is None and not never_connected(error)
             failed, timed_out = True, timed_out or error.sqlstate in _TIMEOUTS or broken > 1
 
-        def step(conn: Connection) -> tuple[Task, Outcome] | None:
+        def step(conn: Connection) -> tuple[Task, Outcome, tuple[int, int]] | None:
             if failed:
                 if (now := self._tasks.current(conn, task)) is None:
                     raise Lost
                 if now.next_offset == batch.end:
-                    return now, Outcome()  # the commit whose answer was lost did go through
+                    return now, Outcome(), (0, 0)  # the commit whose answer was lost did go through
                 if now.next_offset != task.next_offset:
                     raise Lost  # the server crashed, and took commits back that it had answered: they go again
             if timed_out and batch.records > 1:
@@ -124,29 +124,31 @@ class TaskLoader:
             for half in batch.halves():
                 task = self._load(task, half, None)
             return task
-        task, outcome = done
+        task, outcome, so_far = done
         self._json_nulls += outcome.json_nulls
         self._good += 1
         if self._good >= _GOOD_BATCHES and self._rows < self._spec.load.batch_rows:
             self._rows, self._good = min(self._rows * 2, self._spec.load.batch_rows), 0
         if outcome.counters.rejected:
-            self._check_limit()
+            check_limit(self._spec, *so_far, final=False)
         return task
 
     def _commit(
         self, conn: Connection, task: Task, batch: Batch, started: float, following: Batches | None
-    ) -> tuple[Task, Outcome]:
+    ) -> tuple[Task, Outcome, tuple[int, int]]:
+        """-> the task then, what became of the batch, and how many records are (read, rejected) by now, where it rejected any"""
+        so_far = (0, 0)
         try:
             outcome = self._ladder.load(conn, batch, self._session.begin, rollback, following, task)
             seconds = time.monotonic() - started
             new = advanced(task, batch, outcome, seconds)
-            ahead = self._session.ahead(conn, self._ladder.staged) if following and following.more else ""
+            ahead = self._session.ahead(conn, self._ladder.staged) if following and following.more() else []
             # Before anything else goes into the ledger: another worker that took the task may have written it there already.
             if not outcome.rejects and not outcome.deferred:
                 ours = self._tasks.commit(conn, task, new, ahead, outcome.origin)
             elif ours := self._tasks.advance(conn, task, new, origin=outcome.origin):
                 self._write_down(conn, task, batch, outcome)
-                conn.execute(f"COMMIT{ahead}")
+                so_far = self._tasks.read_and_rejected(conn, [COMMIT], ahead)
             if not ours:
                 rollback(conn)
                 self._tasks.refuse_ended(conn)
@@ -160,7 +162,7 @@ class TaskLoader:
                 len(outcome.deferred), dict(outcome.reasons), dict(outcome.levels),
             )
         )  # fmt: skip
-        return new, outcome
+        return new, outcome, so_far
 
     def _write_down(self, conn: Connection, task: Task, batch: Batch, outcome: Outcome) -> None:
         if outcome.rejects:
@@ -168,10 +170,6 @@ class TaskLoader:
         if outcome.deferred:
             waiting = (batch.record(i) for i in sorted(outcome.deferred))
             self._tasks.waiting.add(conn, task.id, task.table, waiting, outcome.held)
-
-    def _check_limit(self) -> None:
-        read, rejected = self._session.retrying(self._tasks.read_and_rejected, what="reject limit")
-        check_limit(self._spec, read, rejected, final=False)
 
 
 def check_limit(spec: RestoreSpec, read: int, rejected: int, *, final: bool) -> None:
