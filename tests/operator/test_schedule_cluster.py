@@ -128,6 +128,7 @@ def test_what_is_due_is_made_run_and_told(nights: Nights) -> None:
     assert len(nights.children()) == 1 and "finalizers" not in nights.get()["metadata"]
 
 
+@pytest.mark.slow  # waits for a minute to begin
 def test_forbid_waits_and_replace_takes_its_place(nights: Nights) -> None:
     nights.apply(schedule=HOURLY)
     nights.ran(timedelta(hours=2))
