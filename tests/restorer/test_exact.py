@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from restorer.convert.dates import _DAY, _civil, _day_number
 from restorer.convert.exact import rule
-from restorer.convert.field import Unfit, lone_surrogate, nul_escape, quoted, string, well_formed
+from restorer.convert.field import Unfit, easy, escaped, hard, lone_surrogate, nul_escape, string, unquoted, well_formed
 from restorer.model import ColumnType
 
 VARCHAR = ColumnType("varchar", length=3)
@@ -286,6 +289,18 @@ def test_a_well_formed_value_is_told_from_another(raw: bytes, is_json: bool) -> 
     assert well_formed(raw) is is_json
 
 
-def test_a_quoted_field_doubles_quotes_and_nothing_else() -> None:
-    assert quoted('a"b\n\\.,é') == 'a""b\n\\.,é'.join('""').encode()
+def test_a_field_escapes_what_ends_lines_and_fields_and_nothing_else() -> None:
+    assert unquoted(escaped('a"b\n\\.,é\t\r\x01\x02')) == 'a"b\\n\\\\.,é\\t\\r\\001\x02'.encode()
+    assert escaped("null") == rb"nul\l" and escaped("nulls") == b"nulls"
     assert string(b'"null"') == "null"
+
+
+@given(st.lists(st.sampled_from(['"', "\\", "n", "u0041", "/", "\t", "\n", "é"]), max_size=12))
+def test_escapes_of_json_are_those_of_copy_but_for_one(parts: list[str]) -> None:
+    """Whatever JSON spells without a \\u goes as it stands, its quotes apart; `string` says what it means."""
+    text = "".join(parts)
+    for raw in (json.dumps(text, ensure_ascii=False), json.dumps(text, ensure_ascii=False).replace("/", "\\/")):
+        assert not hard(raw.encode())
+        read = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), unquoted(easy(raw.encode())).decode())
+        assert read == text
+    assert hard(json.dumps(text + "\x07").encode())

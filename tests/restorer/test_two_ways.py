@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 from restorer.convert.converter import Converter
+from restorer.load.staged import COPY_OPTIONS
 from restorer.model import Column, ColumnPlan, ColumnType, Table, TableFile, TablePlan
 from restorer.source.piece import Piece
 
@@ -157,7 +158,7 @@ class Target:
         self.db, self.spelling = db, spelling
         db.execute(f"CREATE TABLE t (i int NOT NULL, v {spelling})")
         names = sql.SQL(",").join(map(sql.Identifier, columns))
-        self.copy_sql = sql.SQL("COPY t ({}) FROM STDIN (FORMAT csv, NULL 'null', ENCODING 'UTF8')").format(names)
+        self.copy_sql = sql.SQL("COPY t ({}) FROM STDIN {}").format(names, COPY_OPTIONS)
 
     def copied(self, lines: dict[int, bytes]) -> dict[int, Any]:
         """number -> stored text (None for NULL) of those lines that PostgreSQL takes."""
@@ -268,7 +269,7 @@ def test_both_ways_store_the_same(bench: psycopg.Connection, spelling: str) -> N
 
 
 def test_a_dot_after_a_backslash_ends_no_copy(bench: psycopg.Connection) -> None:
-    r"""A line of `\.` ends the data of a COPY from a file; within quotes, and over the wire, it must not."""
+    r"""A line of `\.` ends the data of a COPY; where it is data its backslash is doubled."""
     texts = ["\\.", "\n\\.\n", "a\r\n\\.\r\nb", "\\.\n", "last"]
     convert = converter(ColumnType("text"))
     records = [json.dumps({"i": number, "v": text}).encode() for number, text in enumerate(texts)]

@@ -1,4 +1,4 @@
-"""One column: whether a piece's values may go to COPY as they stand, and the CSV fields of those that may not."""
+"""One column: whether a piece's values may go to COPY as they stand, and the fields of those that may not."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from restorer.convert.exact import Rule, rule
-from restorer.convert.field import MISSING, NULL, RAW_NULL, Unfit, quoted
+from restorer.convert.field import MISSING, NULL, NULL_TEXT, QUOTE, RAW_NULL, RAW_NULL_STRING, Unfit, escaped
 from restorer.model import ColumnPlan
 from restorer.source.scanner import always
 
 _SPACES = bytes.maketrans(b"\r\n", b"  ")
-_BETWEEN = b"\x01"  # cannot stand in JSON, not even in a string; where it does all the same, the values do not add up
+_BETWEEN = b"\x02"  # cannot stand in JSON, not even in a string; where it does all the same, the values do not add up
 _SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
 _ODD = frozenset([b"{", b"[", MISSING])  # how no plain value begins
 
-JSON_NULL = b'"null"'  # the CSV field
+JSON_NULL = NULL_TEXT  # the field
 
 Check = Callable[[Any], Any]
 Run = Callable[..., re.Match[bytes]]
@@ -44,6 +44,12 @@ class ColumnWriter:
     def doubtful(self, values: Sequence[Any], strict: bool) -> Iterable[int]:
         """The indices of the values that may not go as they stand, in order; `strict`: that are not surely of the type."""
         joined = b"\n".join(values) + b"\n"
+        found = self._doubtful(joined, values, strict)
+        if RAW_NULL_STRING in joined:
+            found = sorted({*found, *(i for i, value in enumerate(map(bytes, values)) if value == RAW_NULL_STRING)})
+        return found
+
+    def _doubtful(self, joined: bytes, values: Sequence[Any], strict: bool) -> Iterable[int]:
         if strict and self.rule.free:
             return self._unfree(joined, values)
         run = self._sure if strict else self._loose
@@ -80,33 +86,34 @@ class ColumnWriter:
 
     def may_stand(self, values: bytes) -> bool:
         """Whether one value of a plain column may go as it stands, or several that end in a newline each: no escape,
-        no object or list, none missing, none null where it must not be. (No may be a false alarm for several.)"""
+        no object or list, none missing, none null where it must not be, nor a string "null". (No may be a false alarm for
+        several.)"""
         if self._doubted(values) or (self.not_null and (values.startswith(NULL) or b"\nnull" in values)):
             return False
         return is_utf8(values)
 
     def _doubted(self, values: bytes) -> bool:
-        if b"\\" in values or MISSING in values:
+        if b"\\" in values or MISSING in values or RAW_NULL_STRING in values:
             return True
         return any(  # one byte is found ten times as fast as two
             opener in values and (values.startswith(opener) or b"\n" + opener in values) for opener in (b"{", b"[")
         )
 
     def field(self, raw: bytes) -> bytes:
-        """The CSV field of one raw JSON value. Raises Unfit."""
+        """The field of one raw JSON value, for a line that `unquoted` goes over. Raises Unfit."""
         if raw == NULL:
             if self.json_null:
                 return JSON_NULL
             if self.not_null:
                 raise Unfit("NullViolation", "23502", "null in a NOT NULL column")
             return NULL
-        if self._sure_value(raw) and is_utf8(raw):
+        if self._sure_value(raw) and raw != RAW_NULL_STRING and is_utf8(raw):
             return raw
         if self._list_value is not None and self._list_value(raw) and is_utf8(raw):
-            return b'"{' + raw[1:-1].replace(b'"', b'""') + b'}"'
+            return b"{" + raw[1:-1].replace(b'"', QUOTE) + b"}"
         if raw == MISSING:
             raise Unfit("NullViolation", "23502", "no value for a NOT NULL column")
-        return quoted(self._text(raw))
+        return escaped(self._text(raw))
 
     def _simple_list(self) -> Check | None:
         """A test for lists whose items an array literal spells the same (null too, in any case): most of them."""
@@ -116,20 +123,22 @@ class ColumnWriter:
         return re.compile(rf"\[ *+(?:(?:{source}|null) *+(?:, *+(?:{source}|null) *+)*+)?\]".encode()).fullmatch
 
     def json(self, values: Sequence[Any], trusting: bool = False) -> list[bytes] | None:
-        """The CSV fields of a json or jsonb column, done for the whole piece at once: newlines become spaces, quotes
-        are doubled, every value is quoted but null. None when the values have to be looked at one by one. `trusting`:
-        PostgreSQL sees to it that all is UTF-8."""
+        """The fields of a json or jsonb column, done for the whole piece at once: newlines become spaces, quotes and backslashes
+        are data. None when the values have to be looked at one by one. `trusting`: PostgreSQL sees to it that all is UTF-8."""
         joined = _BETWEEN + _BETWEEN.join(values)
-        if MISSING in joined or not (trusting or is_utf8(joined)):
+        if MISSING in joined or QUOTE in joined or not (trusting or is_utf8(joined)):
             return None
-        if b"\\" in joined and self.column.type.name == "jsonb" and _SUSPICIOUS.search(joined):
-            return None
+        if b"\\" in joined:
+            if self.column.type.name == "jsonb" and _SUSPICIOUS.search(joined):
+                return None
+            joined = joined.replace(b"\\", rb"\\")
         if b"\n" in joined or b"\r" in joined:
             joined = joined.translate(_SPACES)
-        joined = joined.replace(b'"', b'""').replace(_BETWEEN, b'"\x01"') + b'"'
-        if not self.json_null:
-            joined = joined.replace(b'\x01"null"', b"\x01null")
-        fields = joined.split(_BETWEEN)
+        if b"\t" in joined:
+            joined = joined.replace(b"\t", rb"\t")
+        fields = joined.replace(b'"', QUOTE).split(_BETWEEN)
+        if self.json_null:
+            fields = [JSON_NULL if field == NULL else field for field in fields]
         return fields[1:] if len(fields) == len(values) + 1 else None
 
 

@@ -18,8 +18,8 @@ _SPACES = bytes.maketrans(b"\r\n", b"  ")
 
 
 def json_text(name: str) -> Text:
-    """Any value as it stands. Newlines, which JSON only has between tokens, become spaces: one record is one line of
-    the COPY. jsonb refuses U+0000 and lone surrogates; json keeps their escapes (JSON Types)."""
+    """Any value as it stands. Newlines, which JSON only has between tokens, become spaces. jsonb refuses U+0000 and lone
+    surrogates; json keeps their escapes (JSON Types)."""
 
     def convert(raw: bytes) -> str:
         if name == "jsonb" and _SUSPICIOUS.search(raw):

@@ -1,11 +1,12 @@
 """Records to rows for one table: the verbatim way and the exact way. Both make lines of one and the same COPY:
 
-    COPY t (columns) FROM STDIN (FORMAT csv, NULL 'null', ENCODING 'UTF8')
+    COPY t (columns) FROM STDIN (FORMAT text, NULL 'null', ENCODING 'UTF8')
 
-A JSON string without a backslash is a CSV field already; numbers, true, false and null are too. So a record whose
-fields are `msgspec.Raw` needs only be joined by commas. What must not go as it stands is found by looking at a whole
-piece at once (a search or one regular expression over a joined column), and only a piece that is not clean is looked
-at value by value. The exact way differs only in what counts as clean: every value that is not certain to be a value
+A JSON string without its quotes is a field of that format already: the two have the same escapes, but for \\u and the quote, and
+no string holds a raw tab or newline. Numbers, true, false and null are fields too. So a record whose fields are `msgspec.Raw`
+needs only be joined by tabs, and all quotes are taken out of a piece's lines at once. What must not go as it stands is found by
+looking at a whole piece at once (a search or one regular expression over a joined column), and only a piece that is not clean is
+looked at value by value. The exact way differs only in what counts as clean: every value that is not certain to be a value
 of its column's type is converted. So whatever both accept, both store alike.
 """
 
@@ -22,7 +23,17 @@ import msgspec
 from msgspec.structs import astuple
 
 from restorer.convert.column import JSON_NULL, ColumnWriter, is_utf8
-from restorer.convert.field import MISSING, NULL, RAW_NULL, Unfit, well_formed
+from restorer.convert.field import (
+    MISSING,
+    NULL,
+    RAW_NULL,
+    RAW_NULL_STRING,
+    Unfit,
+    easy,
+    hard,
+    unquoted,
+    well_formed,
+)
 from restorer.model import Problem, TablePlan
 from restorer.source.piece import Piece
 from restorer.source.scanner import ScanError, pairs
@@ -36,18 +47,24 @@ Record = Sequence[msgspec.Raw]  # the values per column in COPY order, ignored k
 
 @dataclass
 class Rows:
-    """What a piece became. `lines`: one CSV line per record without its newline, b"" where it cannot be converted.
-    `probes`: where asked for, the same with the probe's columns alone. `problems`: index in the piece -> why not.
+    """What a piece became. `data`: one line of COPY per record, with its newline, empty where it cannot be converted.
+    `probes`: where asked for, lines with the probe's columns alone. `problems`: index in the piece -> why not.
     `defaults`: index -> positions (in Converter.columns) of the columns whose key is missing although they have a default;
     the line holds null there, and the row is to be sent without those columns. `exact`: how many records held a value that
     did not go as it stood. `json_nulls`: nulls stored as JSON null because their column is NOT NULL."""
 
-    lines: list[bytes]
+    count: int = 0
+    data: bytes = b""
     problems: dict[int, Problem] = field(default_factory=dict)
     defaults: dict[int, tuple[int, ...]] = field(default_factory=dict)
     exact: int = 0
     json_nulls: int = 0
     probes: list[bytes] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[bytes]:
+        """The line of each record, without its newline."""
+        return self.data.split(b"\n")[:-1]
 
 
 class Converter:
@@ -98,14 +115,14 @@ class Converter:
         return msgspec.defstruct("Record", fields, gc=False, forbid_unknown_fields=True)
 
     def _rows(self, piece: Piece, exact: bool, probe: bool = False, trusting: bool = False) -> Rows:
-        rows = Rows([])
         if piece.oversized is not None:
             big = piece.oversized
             message = f"the record of {big.length} bytes (SHA-256 {big.sha256}) is larger than what can be held"
-            return Rows([b""], {0: Problem("RecordTooLarge", "54000", message=message)})
+            return Rows(1, b"\n", {0: Problem("RecordTooLarge", "54000", message=message)})
+        rows = Rows(len(piece))
         records, touched = self._records(piece, rows)
         if not self._writers:  # nothing to write; COPY has no spelling for it
-            return Rows([b""] * len(records), rows.problems)
+            return Rows(rows.count, b"\n" * rows.count, rows.problems)
         converted: dict[int, list[Any]] = {}
         for position in range(0 if exact else self._plain, len(self._writers)):
             fields = self._column(position, records, rows, touched, exact, trusting)
@@ -118,10 +135,10 @@ class Converter:
                 converted[position] if position in converted else list(map(itemgetter(position), records))
                 for position in range(end, len(self._writers))
             ]
-            lines = list(map(b",".join, zip(lines, *rest, strict=True) if end else zip(*rest, strict=True)))
+            lines = list(map(b"\t".join, zip(lines, *rest, strict=True) if end else zip(*rest, strict=True)))
         if probe and self._probe:
             parts = [converted.get(p) or map(itemgetter(p), records) for p in self._probe]
-            rows.probes = list(map(b",".join, zip(*parts, strict=True)))
+            rows.probes = unquoted(b"\n".join(map(b"\t".join, zip(*parts, strict=True)))).split(b"\n")
         for position, fields in converted.items():
             if self._writers[position].json_null:
                 lost = sum(fields[index] == JSON_NULL for index in rows.problems)
@@ -130,14 +147,14 @@ class Converter:
             lines[index] = b""
             rows.defaults.pop(index, None)
         rows.defaults = {index: tuple(sorted(positions)) for index, positions in rows.defaults.items()}
-        rows.lines = lines
-        rows.exact = len(lines) if exact else len(touched)
+        rows.data = unquoted(b"\n".join([*lines, b""]))
+        rows.exact = rows.count if exact else len(touched)
         return rows
 
     def _column(
         self, position: int, records: list[Record], rows: Rows, touched: set[int], exact: bool, trusting: bool
     ) -> list[Any] | None:
-        """The CSV fields of one column, or None when all its values may go as they stand."""
+        """The fields of one column, or None when all its values may go as they stand."""
         writer = self._writers[position]
         values: list[Any] = list(map(itemgetter(position), records))
         doubtful: Iterable[int]
@@ -157,7 +174,7 @@ class Converter:
         return values
 
     def _value(self, position: int, raw: bytes, index: int, rows: Rows) -> bytes:
-        """The CSV field of one value; what is wrong with it, or that it is missing, is written to `rows`."""
+        """The field of one value; what is wrong with it, or that it is missing, is written to `rows`."""
         writer = self._writers[position]
         if raw == MISSING and writer.column.has_default:
             rows.defaults[index] = (*rows.defaults.get(index, ()), position)
@@ -174,10 +191,14 @@ class Converter:
         """The first `end` fields of each record, joined."""
         if not end:
             return [b""] * len(records)
-        heads = list(map(b",".join, records if end == len(self._blank) else map(itemgetter(slice(end)), records)))
+        heads = list(map(b"\t".join, records if end == len(self._blank) else map(itemgetter(slice(end)), records)))
         if exact:  # every column was looked at
             return heads
-        unclean = self._unclean(records, heads, rows.defaults if trusting else None)
+        joined = b"\n".join(heads)
+        unclean = self._unclean(records, heads, joined, rows.defaults if trusting else None)
+        if b"\\" in joined:
+            # A value that must not stand may hold newlines.
+            heads = [easy(head) for head in heads] if unclean else easy(joined).split(b"\n")
         if not unclean:
             return heads
         touched |= unclean
@@ -190,22 +211,25 @@ class Converter:
                 for at, raw in enumerate(map(bytes, values)):
                     values[at] = raw if writer.may_stand(raw) else self._value(position, raw, order[at], rows)
             columns.append(values)
-        for index, head in zip(order, map(b",".join, zip(*columns, strict=True)), strict=True):
+        for index, head in zip(order, map(b"\t".join, zip(*columns, strict=True)), strict=True):
             heads[index] = head
         return heads
 
-    def _unclean(self, records: list[Record], heads: list[bytes], apart: Collection[int] | None) -> set[int]:
-        """The records of which a plain value must not go as it stands: it has an escape, is an object or a list, is
-        missing, is not UTF-8, or is null where it must not be. `apart`: the server is trusted with the last two, but for
-        these records, which go by a stage."""
+    def _unclean(
+        self, records: list[Record], heads: list[bytes], joined: bytes, apart: Collection[int] | None
+    ) -> set[int]:
+        """The records of which a plain value must not go as it stands: it has an escape that COPY reads otherwise, is an object
+        or a list, a string "null", is missing, is not UTF-8, or is null where it must not be. `apart`: the server is trusted
+        with the last two, but for these records, which go by a stage."""
         unclean: set[int] = set()
-        joined = b"\n".join(heads)
-        for needle in (b"\\", MISSING):
+        for needle in (RAW_NULL_STRING, MISSING):
             if needle in joined:
                 unclean.update(i for i, head in enumerate(heads) if needle in head)
+        if hard(joined):
+            unclean.update(i for i, head in enumerate(heads) if hard(head))
         for opener in (b"{", b"["):  # one byte is found ten times as fast as two
-            if opener in joined and (joined[:1] == opener or b"," + opener in joined or b"\n" + opener in joined):
-                inner = b"," + opener
+            if opener in joined and (joined[:1] == opener or b"\t" + opener in joined or b"\n" + opener in joined):
+                inner = b"\t" + opener
                 unclean.update(i for i, head in enumerate(heads) if head[:1] == opener or inner in head)
         if apart is not None:
             return unclean.union(apart)

@@ -1,4 +1,4 @@
-"""One JSON value on its way to one CSV field: why it cannot go, how its text is read, how a field is quoted.
+"""One JSON value on its way to one field of COPY: why it cannot go, how its text is read, how a field is spelled.
 
 The reasons for which a record cannot be converted (`Problem.reason`), all of them:
 
@@ -28,9 +28,15 @@ import msgspec
 
 from restorer.model import Problem
 
-NULL = b"null"  # what COPY is told NULL looks like; a string "null" is quoted and therefore stays a string
+NULL = b"null"  # what COPY is told NULL looks like
+NULL_TEXT = rb"nul\l"  # the four letters themselves: COPY looks for NULL before it looks at backslashes
 RAW_NULL = msgspec.Raw(NULL)
+RAW_NULL_STRING = b'"null"'  # the one string that may not go as it stands once its quotes are taken out
 MISSING = b"\0"  # stands for a key that the record does not have; no JSON value looks like it
+# The quotes of JSON's strings are taken out of all lines at once (`unquoted`); a quote that is data is this until then. A character
+# that JSON has in no string.
+QUOTE = b"\x01"
+_PAIR = b"\x02"  # another one
 
 #: The text that PostgreSQL's input function gets for a raw JSON value other than null. Raises Unfit.
 Text = Callable[[bytes], str]
@@ -136,10 +142,35 @@ def well_formed(raw: bytes) -> bool:
     return True
 
 
-def quoted(text: str) -> bytes:
-    """The text as a CSV field in UTF-8: a quote within is doubled, nothing else is special (COPY, "CSV Format")."""
+def escaped(text: str) -> bytes:
+    """The text as a field in UTF-8 (COPY, "Text Format"), for a line that `unquoted` goes over."""
     data = text.encode()
-    return b'"' + data.replace(b'"', b'""') + b'"' if b'"' in data else b'"' + data + b'"'
+    for character, spelled in _SPELLED:
+        if character in data:
+            data = data.replace(character, spelled)
+    return NULL_TEXT if data == NULL else data
+
+
+_SPELLED = (
+    (b"\\", b"\\\\"), (b"\t", b"\\t"), (b"\n", b"\\n"), (b"\r", b"\\r"), (QUOTE, b"\\001"), (b'"', QUOTE)
+)  # fmt: skip
+
+
+def hard(raw: bytes) -> bool:
+    r"""Whether a raw JSON value, or several, have an escape that COPY reads otherwise: \u. All others mean the same to both."""
+    return b"\\u" in raw and b"\\u" in raw.replace(rb"\\", b"")
+
+
+def easy(raw: bytes) -> bytes:
+    r"""Raw JSON strings that have escapes, and none that is `hard`, for a line that `unquoted` goes over: \" is the one that
+    must not be taken for a string's end."""
+    return raw.replace(rb"\\", _PAIR).replace(b'\\"', QUOTE).replace(_PAIR, rb"\\")
+
+
+def unquoted(lines: bytes) -> bytes:
+    """The same without the quotes of JSON's strings."""
+    plain = lines.replace(b'"', b"")
+    return plain.replace(QUOTE, b'"') if QUOTE in plain else plain
 
 
 def _not_json(name: str) -> None:

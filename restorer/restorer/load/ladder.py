@@ -35,7 +35,7 @@ from restorer.load.contest import all_seen
 from restorer.load.experience import Experience, Way
 from restorer.load.feeding import Feeder, send
 from restorer.load.merging import Explain, Merger
-from restorer.load.shaping import Others, Shape, Shaper, keeping
+from restorer.load.shaping import Lines, Others, Shape, Shaper, keeping
 from restorer.load.sifting import Sifted, probe_columns
 from restorer.load.stage import Stage, Suppressed
 from restorer.load.staged import COPY_OPTIONS, Line
@@ -192,9 +192,7 @@ class Ladder:
             self._merge_all(conn, batch, lines, others, outcome, exact, way)
         outcome.converted_badly = outcome.converted_badly or bool(outcome.rejects)
 
-    def _direct(
-        self, conn: Connection, chunks: Iterable[list[bytes]], others: Others, outcome: Outcome, exact: bool
-    ) -> None:
+    def _direct(self, conn: Connection, chunks: Iterable[Lines], others: Others, outcome: Outcome, exact: bool) -> None:
         self._copy(conn, chunks, outcome, exact)
         self._tell_origin(conn, outcome, others)
         rejected = len(outcome.rejects)
@@ -266,7 +264,7 @@ class Ladder:
     # -- into the database ---------------------------------------------------------------------------------------------
 
     def _copy(
-        self, conn: Connection, chunks: Iterable[list[bytes]], outcome: Outcome, exact: bool,
+        self, conn: Connection, chunks: Iterable[Lines], outcome: Outcome, exact: bool,
         meanwhile: Callable[[], bool] | None = None,
     ) -> None:  # fmt: skip
         """COPY straight into the table. Raises Suppressed when the server took fewer rows than it was sent."""
@@ -277,10 +275,9 @@ class Ladder:
         sent = 0
         with conn.cursor() as cur:
             with copying(cur, copy, Feeder(cur, meanwhile) if meanwhile else None) as out:
-                for lines in chunks:
-                    if lines:
-                        send(out, b"\n".join([*lines, b""]))
-                        sent += len(lines)
+                for count, lines in chunks:
+                    send(out, lines)
+                    sent += count
             if cur.rowcount != sent:  # asked while the cursor is open: a closed one has forgotten
                 raise Suppressed
         outcome.counters.inserted += sent
@@ -318,10 +315,10 @@ _FOUND_HERE_TOO = ("23502", "22021")
 _WORDS = {"sift": "by Merge", "stage": "by Merge", "blind": "by row"}
 
 
-def _afterwards(do: Callable[[], None]) -> Iterator[list[bytes]]:
+def _afterwards(do: Callable[[], None]) -> Iterator[Lines]:
     """No lines, but something that is done when all lines before are sent, while the server is still at them."""
     do()
-    yield []
+    yield 0, b""
 
 
 def _depth(level: str) -> int:

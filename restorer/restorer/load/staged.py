@@ -16,11 +16,11 @@ from restorer.database.relation import Relations, columns
 from restorer.load.feeding import send
 from restorer.model import Problem, Table, Unique
 
-COPY_OPTIONS = sql.SQL("(FORMAT csv, NULL 'null', ENCODING 'UTF8')")
+COPY_OPTIONS = sql.SQL("(FORMAT text, NULL 'null', ENCODING 'UTF8')")
 _KEPT = "CREATE TEMP TABLE IF NOT EXISTS {s} ON COMMIT DELETE ROWS AS"
 _FIRST_WINDOW = 64  # lines tried together next to one that could not be read
 
-Line = tuple[int, bytes]  # (ordinal within the batch, CSV line)
+Line = tuple[int, bytes]  # (ordinal within the batch, line of COPY)
 
 
 class Staged:
@@ -161,7 +161,7 @@ class Staged:
                 for lines in chunks:
                     for at in range(0, len(lines), 500):
                         part = lines[at : at + 500]
-                        send(out, b"".join([b"%d,%b\n" % x for x in part] if some else [b"%d\n" % n for n, _ in part]))
+                        send(out, b"".join([b"%d\t%b\n" % x for x in part] if some else [b"%d\n" % n for n, _ in part]))
             self.size += max(0, cur.rowcount)
 
 
@@ -181,12 +181,6 @@ def identity(table: Table, given: tuple[str, ...]) -> Unique | None:
 
 
 def _blamed(error: psycopg.Error, name: str, lines: list[Line]) -> int | None:
-    """Index of the line that the error's context names. CSV lines are counted physically: quoted fields may hold newlines."""
+    """Index of the line that the error's context names."""
     number = copy_line(error, name)
-    if not number:
-        return None
-    for index, (_, line) in enumerate(lines):
-        number -= 1 + line.count(b"\n")
-        if number <= 0:
-            return index
-    return None
+    return number - 1 if 0 < number <= len(lines) else None
