@@ -42,6 +42,7 @@ _PAIR = b"\x02"  # another one
 Text = Callable[[bytes], str]
 
 _DECODE_STRING = msgspec.json.Decoder(str).decode
+_SPECIAL = re.compile(rb'\\["\\u]').search
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
@@ -156,14 +157,18 @@ _SPELLED = (
 )  # fmt: skip
 
 
+def special(raw: bytes) -> bool:
+    """Whether raw JSON values have an escape that is `hard`, or wants to be made `easy`. All others mean the same to COPY."""
+    return _SPECIAL(raw) is not None
+
+
 def hard(raw: bytes) -> bool:
-    r"""Whether a raw JSON value, or several, have an escape that COPY reads otherwise: \u. All others mean the same to both."""
-    return b"\\u" in raw and b"\\u" in raw.replace(rb"\\", b"")
+    r"""Whether raw JSON values have an escape that COPY reads otherwise: \u."""
+    return special(raw) and b"\\u" in raw.replace(rb"\\", b"")
 
 
 def easy(raw: bytes) -> bytes:
-    r"""Raw JSON strings that have escapes, and none that is `hard`, for a line that `unquoted` goes over: \" is the one that
-    must not be taken for a string's end."""
+    r"""Raw JSON strings, none of them `hard`, for a line that `unquoted` goes over: \" must not be taken for a string's end."""
     return raw.replace(rb"\\", _PAIR).replace(b'\\"', QUOTE).replace(_PAIR, rb"\\")
 
 
