@@ -24,7 +24,7 @@ def _piece(ordinal: int) -> Piece:
 
 
 def _convert(piece: Piece) -> Rows:
-    return Rows(len(piece), b"line\n" * len(piece))
+    return Rows([b"line"] * len(piece))
 
 
 @pytest.fixture(autouse=True)

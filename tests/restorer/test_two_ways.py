@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 from restorer.convert.converter import Converter
+from restorer.convert.field import unquoted
 from restorer.load.staged import COPY_OPTIONS
 from restorer.model import Column, ColumnPlan, ColumnType, Table, TableFile, TablePlan
 from restorer.source.piece import Piece
@@ -167,7 +168,7 @@ class Target:
         try:
             with self.db.transaction(force_rollback=True):
                 with self.db.cursor().copy(self.copy_sql) as copy:
-                    copy.write(b"".join(line + b"\n" for line in lines.values()))
+                    copy.write(unquoted(b"".join(line + b"\n" for line in lines.values())))
                 stored = self.db.execute("SELECT i, v::text FROM t").fetchall()
                 assert sorted(i for i, _ in stored) == sorted(lines)
                 return dict(stored)

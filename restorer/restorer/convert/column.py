@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from restorer.convert.exact import Rule, rule
 from restorer.convert.field import MISSING, NULL, NULL_TEXT, QUOTE, RAW_NULL, RAW_NULL_STRING, Unfit, escaped
 from restorer.model import ColumnPlan
@@ -18,6 +20,8 @@ _SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 _ODD = frozenset([b"{", b"[", MISSING])  # how no plain value begins
 
 JSON_NULL = NULL_TEXT  # the field
+
+_NULL_STRING = msgspec.Raw(RAW_NULL_STRING)
 
 Check = Callable[[Any], Any]
 Run = Callable[..., re.Match[bytes]]
@@ -44,12 +48,6 @@ class ColumnWriter:
     def doubtful(self, values: Sequence[Any], strict: bool) -> Iterable[int]:
         """The indices of the values that may not go as they stand, in order; `strict`: that are not surely of the type."""
         joined = b"\n".join(values) + b"\n"
-        found = self._doubtful(joined, values, strict)
-        if RAW_NULL_STRING in joined:
-            found = sorted({*found, *(i for i, value in enumerate(map(bytes, values)) if value == RAW_NULL_STRING)})
-        return found
-
-    def _doubtful(self, joined: bytes, values: Sequence[Any], strict: bool) -> Iterable[int]:
         if strict and self.rule.free:
             return self._unfree(joined, values)
         run = self._sure if strict else self._loose
@@ -77,23 +75,28 @@ class ColumnWriter:
         if not is_utf8(joined):
             return range(len(values))
         null = self.not_null and RAW_NULL in values
-        if not self._doubted(joined) and not null:
+        if not self._doubted(joined) and not null and _NULL_STRING not in values:
             return ()
+        odd = {RAW_NULL_STRING, NULL} if null else {RAW_NULL_STRING}
         lines = joined.split(b"\n")
         if len(lines) != len(values) + 1:  # a raw newline in a string
             return range(len(values))
-        return [i for i, line in enumerate(lines) if b"\\" in line or line[:1] in _ODD or (null and line == NULL)]
+        return [i for i, line in enumerate(lines) if b"\\" in line or line[:1] in _ODD or line in odd]
 
     def may_stand(self, values: bytes) -> bool:
         """Whether one value of a plain column may go as it stands, or several that end in a newline each: no escape,
         no object or list, none missing, none null where it must not be, nor a string "null". (No may be a false alarm for
         several.)"""
-        if self._doubted(values) or (self.not_null and (values.startswith(NULL) or b"\nnull" in values)):
+        if (
+            self._doubted(values)
+            or RAW_NULL_STRING in values
+            or (self.not_null and (values.startswith(NULL) or b"\nnull" in values))
+        ):
             return False
         return is_utf8(values)
 
     def _doubted(self, values: bytes) -> bool:
-        if b"\\" in values or MISSING in values or RAW_NULL_STRING in values:
+        if b"\\" in values or MISSING in values:
             return True
         return any(  # one byte is found ten times as fast as two
             opener in values and (values.startswith(opener) or b"\n" + opener in values) for opener in (b"{", b"[")
@@ -153,7 +156,9 @@ def is_utf8(data: bytes) -> bool:
 
 
 def _values(source: str, not_null: bool) -> Run:
-    """Matches the values of a column, one raw value per line, up to the first that does not match; every value matches in
-    one way only, so no backtracking."""
+    """Matches the values of a column, one raw value per line, up to the first that does not match, or that is a string "null";
+    every value matches in one way only, so no backtracking."""
+    if source and re.fullmatch(source, RAW_NULL_STRING.decode()):
+        source = rf'(?!"null"\n)(?:{source})'
     values = (source if not_null else f"{source}|null") if source else "(?!)"
     return always(rf"(?:(?:{values})\n)*+".encode()).match

@@ -4,7 +4,7 @@
 
 A JSON string without its quotes is a field of that format already: the two have the same escapes, but for \\u and the quote, and
 no string holds a raw tab or newline. Numbers, true, false and null are fields too. So a record whose fields are `msgspec.Raw`
-needs only be joined by tabs, and all quotes are taken out of a piece's lines at once. What must not go as it stands is found by
+needs only be joined by tabs, and whoever sends the lines takes the quotes out of many at once. What must not go as it stands is found by
 looking at a whole piece at once (a search or one regular expression over a joined column), and only a piece that is not clean is
 looked at value by value. The exact way differs only in what counts as clean: every value that is not certain to be a value
 of its column's type is converted. So whatever both accept, both store alike.
@@ -32,7 +32,6 @@ from restorer.convert.field import (
     easy,
     hard,
     special,
-    unquoted,
     well_formed,
 )
 from restorer.model import Problem, TablePlan
@@ -48,24 +47,19 @@ Record = Sequence[msgspec.Raw]  # the values per column in COPY order, ignored k
 
 @dataclass
 class Rows:
-    """What a piece became. `data`: one line of COPY per record, with its newline, empty where it cannot be converted.
+    """What a piece became. `lines`: one line of COPY per record without its newline, b"" where it cannot be converted; JSON's quotes
+    still stand in them, and go when they are sent, many lines at once (field.unquoted).
     `probes`: where asked for, lines with the probe's columns alone. `problems`: index in the piece -> why not.
     `defaults`: index -> positions (in Converter.columns) of the columns whose key is missing although they have a default;
     the line holds null there, and the row is to be sent without those columns. `exact`: how many records held a value that
     did not go as it stood. `json_nulls`: nulls stored as JSON null because their column is NOT NULL."""
 
-    count: int = 0
-    data: bytes = b""
+    lines: list[bytes]
     problems: dict[int, Problem] = field(default_factory=dict)
     defaults: dict[int, tuple[int, ...]] = field(default_factory=dict)
     exact: int = 0
     json_nulls: int = 0
     probes: list[bytes] = field(default_factory=list)
-
-    @property
-    def lines(self) -> list[bytes]:
-        """The line of each record, without its newline."""
-        return self.data.split(b"\n")[:-1]
 
 
 class Converter:
@@ -119,11 +113,11 @@ class Converter:
         if piece.oversized is not None:
             big = piece.oversized
             message = f"the record of {big.length} bytes (SHA-256 {big.sha256}) is larger than what can be held"
-            return Rows(1, b"\n", {0: Problem("RecordTooLarge", "54000", message=message)})
-        rows = Rows(len(piece))
+            return Rows([b""], {0: Problem("RecordTooLarge", "54000", message=message)})
+        rows = Rows([])
         records, touched = self._records(piece, rows)
         if not self._writers:  # nothing to write; COPY has no spelling for it
-            return Rows(rows.count, b"\n" * rows.count, rows.problems)
+            return Rows([b""] * len(records), rows.problems)
         converted: dict[int, list[Any]] = {}
         for position in range(0 if exact else self._plain, len(self._writers)):
             fields = self._column(position, records, rows, touched, exact, trusting)
@@ -139,7 +133,7 @@ class Converter:
             lines = list(map(b"\t".join, zip(lines, *rest, strict=True) if end else zip(*rest, strict=True)))
         if probe and self._probe:
             parts = [converted.get(p) or map(itemgetter(p), records) for p in self._probe]
-            rows.probes = unquoted(b"\n".join(map(b"\t".join, zip(*parts, strict=True)))).split(b"\n")
+            rows.probes = list(map(b"\t".join, zip(*parts, strict=True)))
         for position, fields in converted.items():
             if self._writers[position].json_null:
                 lost = sum(fields[index] == JSON_NULL for index in rows.problems)
@@ -148,8 +142,8 @@ class Converter:
             lines[index] = b""
             rows.defaults.pop(index, None)
         rows.defaults = {index: tuple(sorted(positions)) for index, positions in rows.defaults.items()}
-        rows.data = unquoted(b"\n".join([*lines, b""]))
-        rows.exact = rows.count if exact else len(touched)
+        rows.lines = lines
+        rows.exact = len(lines) if exact else len(touched)
         return rows
 
     def _column(

@@ -24,6 +24,7 @@ import psycopg
 from psycopg import sql
 
 from restorer.convert.exact import only_the_server_can_read
+from restorer.convert.field import unquoted
 from restorer.database.connection import Connection, kind_of
 from restorer.database.copying import copying
 from restorer.database.origins import Origin, Origins
@@ -35,7 +36,7 @@ from restorer.load.contest import all_seen
 from restorer.load.experience import Experience, Way
 from restorer.load.feeding import Feeder, send
 from restorer.load.merging import Explain, Merger
-from restorer.load.shaping import Lines, Others, Shape, Shaper, keeping
+from restorer.load.shaping import Others, Shape, Shaper, keeping
 from restorer.load.sifting import Sifted, probe_columns
 from restorer.load.stage import Stage, Suppressed
 from restorer.load.staged import COPY_OPTIONS, Line
@@ -192,7 +193,9 @@ class Ladder:
             self._merge_all(conn, batch, lines, others, outcome, exact, way)
         outcome.converted_badly = outcome.converted_badly or bool(outcome.rejects)
 
-    def _direct(self, conn: Connection, chunks: Iterable[Lines], others: Others, outcome: Outcome, exact: bool) -> None:
+    def _direct(
+        self, conn: Connection, chunks: Iterable[list[bytes]], others: Others, outcome: Outcome, exact: bool
+    ) -> None:
         self._copy(conn, chunks, outcome, exact)
         self._tell_origin(conn, outcome, others)
         rejected = len(outcome.rejects)
@@ -210,10 +213,11 @@ class Ladder:
         stages = [self._filled(conn, shape, [lines], outcome, True) for shape, lines in others.items()]
         apart: set[int] = set()
         vouching = False
+        meanwhile = None if following is None else partial(following.ahead, self.shaper.converter.sifted)
         if self._probe:
             probe = self.merger.stage(conn, self._probe, self._next_number(), narrow=True, keep=True)
             outcome.needed("Merge")
-            outcome.rejects |= probe.copy(self._probe, sifted.probes, isolate=self._isolating)
+            outcome.rejects |= probe.copy(self._probe, sifted.probes, isolate=self._isolating, meanwhile=meanwhile)
             vouching = self.merger.may_vouch(conn, probe, self.shaper.columns)
             outcome.rejects |= probe.screen(vouching=vouching)
             sifted.probes.clear()
@@ -226,7 +230,6 @@ class Ladder:
         names = self.shaper.columns
         # What only the server can read went through the probe.
         collided = self._filled(conn, (names, names), [sifted.of(apart)], outcome, False) if apart else None
-        meanwhile = None if following is None else partial(following.ahead, self.shaper.converter.sifted)
         with without_triggers(conn) if vouching else nullcontext():
             self._copy(conn, good, outcome, True, meanwhile)
         self._tell_origin(conn, outcome, stages or collided)
@@ -264,7 +267,7 @@ class Ladder:
     # -- into the database ---------------------------------------------------------------------------------------------
 
     def _copy(
-        self, conn: Connection, chunks: Iterable[Lines], outcome: Outcome, exact: bool,
+        self, conn: Connection, chunks: Iterable[list[bytes]], outcome: Outcome, exact: bool,
         meanwhile: Callable[[], bool] | None = None,
     ) -> None:  # fmt: skip
         """COPY straight into the table. Raises Suppressed when the server took fewer rows than it was sent."""
@@ -275,9 +278,10 @@ class Ladder:
         sent = 0
         with conn.cursor() as cur:
             with copying(cur, copy, Feeder(cur, meanwhile) if meanwhile else None) as out:
-                for count, lines in chunks:
-                    send(out, lines)
-                    sent += count
+                for lines in chunks:
+                    if lines:
+                        send(out, unquoted(b"\n".join([*lines, b""])))
+                        sent += len(lines)
             if cur.rowcount != sent:  # asked while the cursor is open: a closed one has forgotten
                 raise Suppressed
         outcome.counters.inserted += sent
@@ -315,10 +319,10 @@ _FOUND_HERE_TOO = ("23502", "22021")
 _WORDS = {"sift": "by Merge", "stage": "by Merge", "blind": "by row"}
 
 
-def _afterwards(do: Callable[[], None]) -> Iterator[Lines]:
+def _afterwards(do: Callable[[], None]) -> Iterator[list[bytes]]:
     """No lines, but something that is done when all lines before are sent, while the server is still at them."""
     do()
-    yield 0, b""
+    yield []
 
 
 def _depth(level: str) -> int:

@@ -15,7 +15,6 @@ from restorer.source.decoding import Decoding
 from restorer.source.piece import Piece
 
 Shape = tuple[str, ...]
-Lines = tuple[int, bytes]  # (how many, the lines themselves, with a newline each)
 Others = dict[tuple[Shape, Shape], list[Line]]  # (columns they bring, columns of the line) -> lines
 
 
@@ -34,19 +33,19 @@ class Shaper:
         """The planned columns, in the order of a line."""
         return self.converter.columns
 
-    def straight(self, batch: Batch, convert: Convert, outcome: Outcome, others: Others) -> Iterator[Lines]:
+    def straight(self, batch: Batch, convert: Convert, outcome: Outcome, others: Others) -> Iterator[list[bytes]]:
         """The lines of the records that bring all planned columns, piece by piece, for a COPY that asks for no numbers."""
         for start, piece, rows in batch.converted(convert):
-            if not (apart := self._apart(start, piece, rows, outcome, others)):
-                yield rows.count, rows.data
-                continue
-            yield together(rows.lines, apart)
+            lines = rows.lines
+            for i in sorted(self._apart(start, piece, rows, outcome, others), reverse=True):  # few, as a rule
+                del lines[i]
+            yield lines
 
     def lines(self, batch: Batch, outcome: Outcome, exact: bool, others: Others) -> Iterator[list[Line]]:
         """The same, numbered, for a stage."""
         convert = self.converter.exact if exact else self.converter.verbatim
         for start, piece, rows in batch.converted(convert):
-            numbers, apart = range(start, start + rows.count), self._apart(start, piece, rows, outcome, others)
+            numbers, apart = range(start, start + len(rows.lines)), self._apart(start, piece, rows, outcome, others)
             yield _numbered(numbers, rows.lines, apart)
 
     def sifted(
@@ -54,7 +53,7 @@ class Shaper:
     ) -> Iterator[tuple[int, list[bytes], Collection[int], list[Line]]]:
         """What Sifted takes, converted exactly, piece by piece; apart are the records that do not bring all planned columns."""
         for start, piece, rows in batch.converted(self.converter.sifted):
-            numbers, apart = range(start, start + rows.count), self._apart(start, piece, rows, outcome, others)
+            numbers, apart = range(start, start + len(rows.lines)), self._apart(start, piece, rows, outcome, others)
             probes = _numbered(numbers, rows.probes, apart) if rows.probes else []
             yield start, rows.lines, [start + i for i in apart], probes
 
@@ -65,11 +64,10 @@ class Shaper:
             return ()
         for i, problem in rows.problems.items():
             self._late(piece, i, start + i, problem, outcome, others)
-        lines = rows.lines if rows.defaults else []
         for i, defaults in rows.defaults.items():
             if i not in rows.problems:
                 shape = _without(self.columns, defaults), self.columns
-                others.setdefault(shape, []).append((start + i, lines[i]))
+                others.setdefault(shape, []).append((start + i, rows.lines[i]))
         return rows.problems.keys() | rows.defaults.keys()
 
     def _late(
@@ -116,13 +114,6 @@ def keeping(plan: TablePlan) -> TablePlan:
     return msgspec.structs.replace(
         plan, columns=tuple(keep(c) for c in plan.columns), late=tuple(keep(c) for c in plan.late)
     )
-
-
-def together(lines: list[bytes], apart: Collection[int]) -> Lines:
-    """`lines` without those at `apart`; the list is used up."""
-    for i in sorted(apart, reverse=True):  # few, as a rule
-        del lines[i]
-    return len(lines), b"\n".join([*lines, b""])
 
 
 def _without(names: Shape, defaults: tuple[int, ...]) -> Shape:

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator
 
 from restorer.convert.exact import only_the_server_can_read
-from restorer.load.shaping import Lines, Shape, together
+from restorer.load.shaping import Shape
 from restorer.load.staged import Line
 from restorer.model import Table, TablePlan
 
@@ -64,11 +64,13 @@ class Sifted:
             found += [(index, lines[index - start]) for index in these]
         return found
 
-    def but(self, indices: Collection[int]) -> Iterator[Lines]:
+    def but(self, indices: Collection[int]) -> Iterator[list[bytes]]:
         """The lines of the others, piece by piece; each is let go."""
         without = sorted(indices)
         self._pieces.reverse()
         while self._pieces:
             start, lines, apart = self._pieces.pop()
             these = without[bisect_left(without, start) : bisect_left(without, start + len(lines))]
-            yield together(lines, {index - start for index in {*these, *apart}})
+            for index in sorted({*these, *apart}, reverse=True):  # few, as a rule
+                del lines[index - start]
+            yield lines

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from restorer.convert.field import unquoted
 from restorer.database.connection import Connection, kind_of
 from restorer.database.copying import copying
 from restorer.database.message import in_one_message
 from restorer.database.problems import copy_line, problem_of
 from restorer.database.relation import Relations, columns
-from restorer.load.feeding import send
+from restorer.load.feeding import Feeder, send
 from restorer.model import Problem, Table, Unique
 
 COPY_OPTIONS = sql.SQL("(FORMAT text, NULL 'null', ENCODING 'UTF8')")
 _KEPT = "CREATE TEMP TABLE IF NOT EXISTS {s} ON COMMIT DELETE ROWS AS"
 _FIRST_WINDOW = 64  # lines tried together next to one that could not be read
 
-Line = tuple[int, bytes]  # (ordinal within the batch, line of COPY)
+Line = tuple[int, bytes]  # (ordinal within the batch, line of COPY as the converter makes it)
 
 
 class Staged:
@@ -107,18 +108,25 @@ class Staged:
         row = self._run("SELECT count(*) FROM {s}").fetchone()
         return int(row[0]) if row else 0
 
-    def copy(self, names: tuple[str, ...], chunks: Iterable[list[Line]], *, isolate: bool) -> dict[int, Problem]:
+    def copy(
+        self,
+        names: tuple[str, ...],
+        chunks: Iterable[list[Line]],
+        *,
+        isolate: bool,
+        meanwhile: Callable[[], bool] | None = None,
+    ) -> dict[int, Problem]:
         """COPY of all lines of `chunks` into the stage. With `isolate`, a line that PostgreSQL cannot read is named by the
-        error's own line number, left out and handed back. Without, the first error is raised."""
+        error's own line number, left out and handed back. Without, the first error is raised. `meanwhile`: see Feeder."""
         into = sql.SQL(", ").join([self.ord, *map(sql.Identifier, names)])
         copy = sql.SQL("COPY {} ({}) FROM STDIN {}").format(self.name, into, COPY_OPTIONS)
         if not isolate:
-            self._send(copy, chunks, bool(names))
+            self._send(copy, chunks, bool(names), meanwhile)
             return {}
         source, kept = iter(chunks), list[Line]()
         try:
             with self._conn.transaction():
-                self._send(copy, _keeping(source, kept), bool(names))
+                self._send(copy, _keeping(source, kept), bool(names), meanwhile)
             return {}
         except psycopg.Error as error:
             if kind_of(error) != "record":
@@ -154,14 +162,21 @@ class Staged:
                 start, window = start + at + 1, max(4, min(window, 4 * at))
         return bad
 
-    def _send(self, copy: sql.Composed, chunks: Iterable[list[Line]], some: bool) -> None:
+    def _send(
+        self,
+        copy: sql.Composed,
+        chunks: Iterable[list[Line]],
+        some: bool,
+        meanwhile: Callable[[], bool] | None = None,
+    ) -> None:
         """`some`: the lines have columns (a record may well be empty)."""
         with self._conn.cursor() as cur:
-            with copying(cur, copy) as out:
+            with copying(cur, copy, Feeder(cur, meanwhile) if meanwhile else None) as out:
                 for lines in chunks:
                     for at in range(0, len(lines), 500):
                         part = lines[at : at + 500]
-                        send(out, b"".join([b"%d\t%b\n" % x for x in part] if some else [b"%d\n" % n for n, _ in part]))
+                        lines_of = [b"%d\t%b\n" % x for x in part] if some else [b"%d\n" % n for n, _ in part]
+                        send(out, unquoted(b"".join(lines_of)))
             self.size += max(0, cur.rowcount)
 
 
