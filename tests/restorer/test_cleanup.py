@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 import pytest
+from command import restorer, write_backup
 from fix_restore import Restore
+from own_server import OwnServer
 
 ROWS = [{"id": 1, "v": "new"}]
 
@@ -130,3 +134,17 @@ def test_a_locked_table_is_waited_for_only_so_long(full: Restore):
         result = full.run(cleanup="Truncate", confirm=full.label, retry={"maxElapsedSeconds": 0})
         assert result.error is not None and result.error.exit_code == 1
     assert len(full.rows()) == 2
+
+
+@pytest.mark.slow
+def test_many_partitions_are_looked_into_a_table_at_a_time(tmp_path: Path):
+    """A server has locks for so many relations at once, and a query takes one for each partition and each index."""
+    with OwnServer("max_locks_per_transaction = 10", "max_connections = 20") as server:
+        with psycopg.connect(server.dsn(), autocommit=True) as db:
+            for i in range(12):
+                db.execute(f"CREATE TABLE t{i} (id int PRIMARY KEY) PARTITION BY HASH (id)")
+                for n in range(60):
+                    db.execute(f"CREATE TABLE t{i}_{n} PARTITION OF t{i} FOR VALUES WITH (MODULUS 60, REMAINDER {n})")
+        backup = write_backup(tmp_path, **{f"t{i}": [{"id": 1}] for i in range(12)})
+        end = restorer("run", "--backup", backup, "--dsn", server.dsn(), "--cleanup", "require-empty")
+        assert end.code == 0, end.err

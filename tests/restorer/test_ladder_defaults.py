@@ -110,6 +110,39 @@ def test_settings_of_the_role_do_not_change_what_values_mean(at: Restore):
     ]
 
 
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_no_level_of_isolation_is_in_the_way_of_the_next_batch(at: Restore, level: str):
+    """A transaction that is begun behind a COMMIT must find none that a query in between has opened."""
+    at.schema(f"ALTER DATABASE \"{at.db.info.dbname}\" SET default_transaction_isolation = '{level}'")
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, v int)", "CREATE TABLE clean (id int PRIMARY KEY)")
+    at.file("t", [{"id": i, "v": "bad" if i % 3 else i} for i in range(20)]).file(
+        "clean", [{"id": i} for i in range(20)]
+    )
+    result = at.ok(batch=4)
+    assert result.counts() == {"inserted": 7, "rejected": 13} and result.counts("clean") == {"inserted": 20}
+    assert result.report.totals.retries == 0
+
+
+def test_the_word_null_is_no_null_where_a_partition_would_fill_one_in(at: Restore):
+    at.schema(
+        "CREATE TABLE t (id int NOT NULL, v text NOT NULL) PARTITION BY RANGE (id)",
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (10)",
+        "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF NEW.v IS NULL THEN NEW.v := 'filled'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER fill BEFORE INSERT ON t1 FOR EACH ROW EXECUTE FUNCTION fill()",
+    )
+    at.file("t", [{"id": 1, "v": "null"}, {"id": 2, "v": "x"}]).ok()
+    assert at.rows() == [(1, "null"), (2, "x")]
+
+
+@pytest.mark.parametrize("not_null", ["", " NOT NULL"])
+def test_the_word_null_is_text(at: Restore, not_null: str):
+    at.schema(f"CREATE TABLE t (id int PRIMARY KEY{not_null}, v text{not_null}, w varchar(9){not_null})")
+    records = [{"id": i, "v": "null" if i % 2 else "x", "w": "null" if i % 3 else "NULL"} for i in range(30)]
+    at.file("t", records).ok(batch=7)
+    assert at.rows() == [(r["id"], r["v"], r["w"]) for r in records]
+
+
 def test_a_null_where_none_may_be_beside_a_missing_key_is_found_before_the_server_is_asked(at: Restore):
     """Records of another shape go by a stage, which has no NOT NULL: one of them must not send the others to the Row rung."""
     at.schema("CREATE TABLE t (id int PRIMARY KEY, name text NOT NULL, at timestamptz DEFAULT '2024-01-01Z')")

@@ -124,7 +124,7 @@ def test_parents_that_vanish_behind_disabled_triggers_are_found(at: Restore):
 @pytest.mark.parametrize(
     ("sql", "expect"),
     [("SELECT count(*) FROM t", "4"), ("SELECT 1 WHERE false", "1"), ("SELECT * FROM nowhere", "1"), ("DELETE FROM t RETURNING 1", "1"),
-     ("SET search_path = public", "x")],
+     ("SET search_path = public", "x"), ("SELECT 1; COMMIT; SELECT 1", "1")],
 )  # fmt: skip
 def test_a_query_that_answers_otherwise_fails_the_restore(at: Restore, sql: str, expect: str):
     at.schema("CREATE TABLE t (id int PRIMARY KEY, v text)")

@@ -76,6 +76,8 @@ class Converter:
         self._probe = [self.columns.index(name) for name in probe]
         self._plain = sum(writer.rule.way == "verbatim" for writer in writers)
         self._required = [i for i, writer in enumerate(self._writers[: self._plain]) if writer.not_null]
+        # What a partition's own trigger fills in, or a foreign one takes, the table's columns do not say.
+        self._nowhere_null = len(self._required) == self._plain and not plan.table.partitioned
         self._table = plan.table.name
         self._blank = {writer.key: msgspec.Raw(writer.blank) for writer in self._writers}
         self._blank |= dict.fromkeys(plan.ignored, RAW_NULL)
@@ -217,7 +219,7 @@ class Converter:
         or a list, is missing, is a string "null", is not UTF-8, or is null where it must not be. `apart`: the server is trusted
         with the last two, but for these records, which go by a stage; and with a string "null", where it takes no null."""
         unclean: set[int] = set()
-        trusted = apart is not None and len(self._required) == self._plain  # six bytes take long to be found nowhere
+        trusted = apart is not None and self._nowhere_null  # six bytes take long to be found nowhere
         for needle in (MISSING,) if trusted else (MISSING, RAW_NULL_STRING):
             if needle in joined:
                 unclean.update(i for i, head in enumerate(heads) if needle in head)

@@ -18,7 +18,7 @@ from restorer.spec import RestoreSpec
 
 MARK = "cleaned"
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"
-_AT_ONCE = 25  # tables looked into by one statement, which holds a lock on each and its indexes
+_AT_ONCE = 25  # tables looked into by one statement, which holds a lock on each, its indexes and partitions
 
 
 def refusals(
@@ -62,8 +62,9 @@ def refusals(
 def not_empty(conn: Connection, plans: tuple[TablePlan, ...]) -> set[str]:
     """The tables that hold rows."""
     found = set[str]()
-    for at in range(0, len(plans), _AT_ONCE):
-        some = plans[at : at + _AT_ONCE]
+    plain = [plan for plan in plans if not plan.table.partitioned]
+    parts = [plain[at : at + _AT_ONCE] for at in range(0, len(plain), _AT_ONCE)]
+    for some in (*parts, *([plan] for plan in plans if plan.table.partitioned)):
         asked = (
             sql.SQL("EXISTS (SELECT FROM {})").format(of_table(plan.table.schema, plan.name).read) for plan in some
         )

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from restorer.database.connection import Connection, backend_of, host_name
 from restorer.database.ledger_schema import TABLES
-from restorer.database.session import unhurried, unhurried_row
+from restorer.database.session import unhurried
 from restorer.errors import Unavailable
 from restorer.model import TablePlan
 from restorer.report import Report
@@ -309,14 +309,13 @@ class Ledger:
 
     def purge_expired(self, conn: Connection) -> int:
         """Deletes rejects of finished runs past their retention (`ledger.rejectRetentionDays`, 0 keeps them). -> rows"""
-        row = unhurried_row(
-            conn,
-            self.q(
-                "WITH gone AS (DELETE FROM {rejects} x USING {runs} r WHERE r.run = x.run AND r.retain_days > 0 "
-                "AND r.finished_at < clock_timestamp() - r.retain_days * interval '1 day' RETURNING x.id) SELECT count(*) FROM gone"
-            ),
-        )
-        return int(row[0]) if row else 0
+        with unhurried(conn):
+            return conn.execute(
+                self.q(
+                    "DELETE FROM {rejects} x USING {runs} r WHERE r.run = x.run AND r.retain_days > 0 "
+                    "AND r.finished_at < clock_timestamp() - r.retain_days * interval '1 day'"
+                )
+            ).rowcount
 
 
 def refuse_holder(holder: str, label: str, run: str) -> Unavailable:

@@ -77,7 +77,7 @@ begun AS (UPDATE {{tables}} SET started_at = clock_timestamp() WHERE run = %s AN
     AND name = (SELECT table_name FROM mine))
 SELECT * FROM mine"""
 
-COMMIT = sql.SQL("COMMIT")
+_BEGIN, COMMIT = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED"), sql.SQL("COMMIT")
 _ADVANCE = """
 WITH held AS MATERIALIZED (SELECT FROM {target} WHERE run = %s FOR SHARE),
 moved AS (UPDATE {tasks} SET next_offset = %s, next_ordinal = %s, read = %s, inserted = %s, updated = %s, duplicate = %s, conflict = %s,
@@ -104,7 +104,7 @@ class Tasks:
         is still loaded are put off while there is something else: their rows would have to wait."""
         run, owner = self._ledger.run, self._ledger.owner
         values = (run, owner, run, run, run, owner, run, PREPARED, owner, run)
-        rows = in_one_message(conn, self._q(BURY), self._q(_CLAIM), values=values)
+        rows = in_one_message(conn, _BEGIN, self._q(BURY), self._q(_CLAIM), COMMIT, values=values)
         return _task(rows[0]) if rows else None
 
     def advance(
@@ -314,12 +314,10 @@ class Tasks:
         ).fetchone()
         return row is not None and row[0] > 0
 
-    def read_and_rejected(
-        self, conn: Connection, before: Sequence[sql.Composable] = (), then: Sequence[sql.Composable] = ()
-    ) -> tuple[int, int]:
-        """Records so far. `before`, `then`: what stands in the same message."""
+    def read_and_rejected(self, conn: Connection, then: Sequence[sql.Composable] = ()) -> tuple[int, int]:
+        """Records so far. `then`: what stands behind it in the same message."""
         query = "SELECT COALESCE(sum(read), 0)::bigint, COALESCE(sum(rejected), 0)::bigint FROM {tasks} WHERE run = %s"
-        ((read, rejected),) = in_one_message(conn, *before, self._q(query), *then, values=(self._ledger.run,))
+        ((read, rejected),) = in_one_message(conn, self._q(query), *then, values=(self._ledger.run,))
         return int(read), int(rejected)
 
 

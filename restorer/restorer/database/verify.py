@@ -100,6 +100,7 @@ def _query(conn: Connection, name: str, text: str, expect: str) -> Check:
         with unhurried(conn):
             conn.execute("SET TRANSACTION READ ONLY")
             row = conn.execute(text).fetchone()
+            over = conn.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS
     except psycopg.ProgrammingError as error:
         words = describe(error) if error.sqlstate else "no rows to be had"
         return Check(f"query {name}", "", False, expect, words)
@@ -107,6 +108,8 @@ def _query(conn: Connection, name: str, text: str, expect: str) -> Check:
         if kind_of(error) == "transient" and error.sqlstate != "25006":  # it tried to write, which it may not
             raise
         return Check(f"query {name}", "", False, expect, describe(error))
+    if over:
+        return Check(f"query {name}", "", False, expect, "the query ended its transaction")
     answer = "" if row is None or row[0] is None else str(row[0]).lower() if isinstance(row[0], bool) else str(row[0])
     return Check(
         f"query {name}", "", answer == expect, expect, answer if len(answer) <= 32 else f"{len(answer)} characters"

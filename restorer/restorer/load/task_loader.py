@@ -148,7 +148,7 @@ class TaskLoader:
                 ours = self._tasks.commit(conn, task, new, ahead, outcome.origin)
             elif ours := self._tasks.advance(conn, task, new, origin=outcome.origin):
                 self._write_down(conn, task, batch, outcome)
-                so_far = self._tasks.read_and_rejected(conn, [COMMIT], ahead)
+                so_far = self._tasks.read_and_rejected(conn, [COMMIT, *ahead])
             if not ours:
                 rollback(conn)
                 self._tasks.refuse_ended(conn)
