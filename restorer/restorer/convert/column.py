@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from restorer.convert.exact import Rule, rule
-from restorer.convert.field import MISSING, NULL, NULL_TEXT, QUOTE, RAW_NULL, RAW_NULL_STRING, Unfit, escaped
+from restorer.convert.field import MISSING, NULL, NULL_TEXT, QUOTE, RAW_NULL, RAW_NULL_STRING, Unfit, escaped, special
 from restorer.model import ColumnPlan
 from restorer.source.scanner import always
 
@@ -81,10 +81,10 @@ class ColumnWriter:
         lines = joined.split(b"\n")
         if len(lines) != len(values) + 1:  # a raw newline in a string
             return range(len(values))
-        return [i for i, line in enumerate(lines) if b"\\" in line or line[:1] in _ODD or line in odd]
+        return [i for i, line in enumerate(lines) if special(line) or line[:1] in _ODD or line in odd]
 
     def may_stand(self, values: bytes) -> bool:
-        """Whether one value of a plain column may go as it stands, or several that end in a newline each: no escape,
+        """Whether one value of a plain column may go as it stands, or several that end in a newline each: no special escape,
         no object or list, none missing, none null where it must not be, nor a string "null". (No may be a false alarm for
         several.)"""
         if (
@@ -96,7 +96,7 @@ class ColumnWriter:
         return is_utf8(values)
 
     def _doubted(self, values: bytes) -> bool:
-        if b"\\" in values or MISSING in values:
+        if special(values) or MISSING in values:
             return True
         return any(  # one byte is found ten times as fast as two
             opener in values and (values.startswith(opener) or b"\n" + opener in values) for opener in (b"{", b"[")
