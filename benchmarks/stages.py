@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 from restorer.convert.converter import Converter
+from restorer.convert.field import unquoted
 from restorer.database.connection import open_connection
 from restorer.load.batch import Batches, PieceSource
 from restorer.model import TablePlan
@@ -67,7 +68,7 @@ def _steps(plan: TablePlan, spec: RestoreSpec) -> list[tuple[str, Callable[[], N
         ("read", read),
         ("split", split),
         ("decode", lambda: all_batches(len)),
-        ("convert", lambda: all_batches(lambda piece: b"\n".join(converter.trusting(piece).lines))),
+        ("convert", lambda: all_batches(lambda piece: unquoted(b"\n".join(converter.trusting(piece).lines)))),
     ]
 
 

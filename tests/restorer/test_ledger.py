@@ -208,7 +208,7 @@ def test_a_commit_whose_answer_is_lost_is_not_done_twice(at: Restore, monkeypatc
 
     def cut(conn: Any, *statements: Any, **values: Any) -> Any:
         result = original(conn, *statements, **values)
-        if tasks.COMMIT in statements and tasks._BEGIN not in statements:  # no claim
+        if tasks.COMMIT in statements and tasks.BEGIN not in statements:  # no claim
             commits.append(conn)
             if len(commits) == 3:
                 conn.close()

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from counting_proxy import CountingProxy
 from fix_restore import Restore
-from psycopg import sql
-from restorer.database.message import in_one_message
+from restorer.database.message import COMMIT, in_one_message
 from restorer.database.session import Session
 from restorer.spec import Retry
 
@@ -43,7 +42,7 @@ def test_one_with_bad_rows_takes_a_few_more(at: Restore):
         assert for_each(at, proxy, rows[:400], rows, 40) <= 16
 
 
-def test_a_table_takes_about_fifteen(at: Restore):
+def test_a_table_takes_about_eighteen(at: Restore):
     found = []
     with CountingProxy(at.dsn) as proxy:
         for few in (5, 25):
@@ -74,7 +73,7 @@ def test_a_transaction_that_is_begun_ahead_is_the_next_one_if_it_is_of_its_kind(
 
 def commit(session: Session, staged: bool) -> None:
     """With the next transaction behind it."""
-    in_one_message(session.conn, sql.SQL("COMMIT"), *session.ahead(session.conn, staged))
+    in_one_message(session.conn, COMMIT, *session.ahead(session.conn, staged))
 
 
 def status(session: Session) -> str:

@@ -19,7 +19,7 @@ _SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
 _ODD = frozenset([b"{", b"[", MISSING])  # how no plain value begins
 
-JSON_NULL = NULL_TEXT  # the field
+JSON_NULL = NULL_TEXT  # a json value that is the word, where NULL may not be
 
 _NULL_STRING = msgspec.Raw(RAW_NULL_STRING)
 

@@ -39,7 +39,7 @@ SAMPLE = (
     "INSERT INTO {samples} (run, bytes, read, rejected) SELECT run, sum(next_offset - start_offset), sum(read), sum(rejected) "
     "FROM {tasks} WHERE run = %s GROUP BY run"
 )
-_TASK = (
+_ADD_TASK = (
     "INSERT INTO {tasks} (run, table_name, start_offset, stop_offset, next_offset, next_ordinal) VALUES (%s,%s,%s,%s,%s,%s) "
     "ON CONFLICT DO NOTHING"
 )
@@ -230,7 +230,7 @@ class Ledger:
                     ],
                 )  # fmt: skip
                 whole = [plan.name for plan in tables if plan.name not in split]
-                cur.executemany(self.q(_TASK), [(self.run, name, 0, None, 0, 1) for name in whole])
+                cur.executemany(self.q(_ADD_TASK), [(self.run, name, 0, None, 0, 1) for name in whole])
             if len(tables) >= _MANY:
                 # Without statistics each claim would hold every table against every other one. (Of a ledger that is not ours the
                 # server does nothing, and says so to nobody.)
@@ -239,7 +239,7 @@ class Ledger:
 
     def add_task(self, conn: Connection, table: str, start: int, stop: int | None, ordinal: int) -> None:
         """A segment to load. Entering the same one twice is harmless."""
-        conn.execute(self.q(_TASK), (self.run, table, start, stop, start, ordinal))
+        conn.execute(self.q(_ADD_TASK), (self.run, table, start, stop, start, ordinal))
 
     def resume(self, conn: Connection) -> None:
         conn.execute(self.q("UPDATE {runs} SET attempts = attempts + 1 WHERE run = %s"), (self.run,))

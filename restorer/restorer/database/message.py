@@ -15,6 +15,8 @@ from psycopg import sql
 
 from restorer.database.connection import Connection
 
+COMMIT = sql.SQL("COMMIT")
+
 
 def in_one_message(
     conn: Connection, *statements: sql.Composable, values: Sequence[object] = ()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
 
 from restorer.database.connection import Connection, backoff, connect_reason, kind_of, never_connected, reopen
-from restorer.database.message import in_one_message
+from restorer.database.message import COMMIT, in_one_message
 from restorer.database.pooler import Straight
 from restorer.database.problems import problem_of
 from restorer.errors import LoadFailed, RestoreError, Unavailable
@@ -51,11 +51,10 @@ def unhurried(conn: Connection) -> Iterator[None]:
         raise
 
 
-def unhurried_row(conn: Connection, statement: sql.Composable, values: Sequence[object] = ()) -> tuple[Any, ...] | None:
+def unhurried_row(conn: Connection, statement: sql.Composable) -> tuple[Any, ...] | None:
     """One statement in a transaction as `unhurried` makes it, and one round trip. -> its first row"""
-    begin, commit = sql.SQL(f"BEGIN; {_no_timeout(conn)}"), sql.SQL("COMMIT")
     try:
-        rows = in_one_message(conn, begin, statement, commit, values=values)
+        rows = in_one_message(conn, sql.SQL(f"BEGIN; {_no_timeout(conn)}"), statement, COMMIT)
     except BaseException:
         rollback(conn)
         raise
@@ -68,6 +67,10 @@ def hurries(conn: Connection) -> bool:
         "SELECT bool_or(setting <> '0') FROM pg_settings WHERE name = ANY (%s)", (list(_TIMEOUTS),)
     ).fetchone()
     return row is None or bool(row[0])
+
+
+def _begin(staged: bool) -> str:
+    return _BEGIN + _STAGED if staged else _BEGIN
 
 
 def _no_timeout(conn: Connection) -> str:
@@ -123,7 +126,7 @@ class Session:
             if ahead == staged:
                 return
             conn.execute("ROLLBACK")
-        conn.execute(_BEGIN + _STAGED if staged else _BEGIN)
+        conn.execute(_begin(staged))
 
     def ahead(self, conn: Connection, staged: bool) -> list[sql.SQL]:
         """What may stand behind the COMMIT of a batch, in the same message, where another batch follows: its `begin` takes no
@@ -132,7 +135,7 @@ class Session:
         if not self._straight(conn):
             return []
         self._ahead = staged
-        return [sql.SQL(_BEGIN + _STAGED if staged else _BEGIN)]
+        return [sql.SQL(_begin(staged))]
 
     def nothing_ahead(self) -> None:
         """No batch follows after all."""
@@ -142,7 +145,7 @@ class Session:
 
     def begin_unhurried(self, conn: Connection, staged: bool = False, *more: str) -> None:
         """As `begin`, but no timeout ends it (see `unhurried`). `more`: statements behind it."""
-        conn.execute("; ".join((_BEGIN + _STAGED if staged else _BEGIN, _no_timeout(conn), *more)))
+        conn.execute("; ".join((_begin(staged), _no_timeout(conn), *more)))
 
     @contextlib.contextmanager
     def transaction(self, *, staged: bool = False, durable: bool = False) -> Iterator[Connection]:

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from restorer.database.connection import Connection
 from restorer.database.copying import copying
 from restorer.database.ledger import BURY, PREPARED, SAMPLE, Ledger
-from restorer.database.message import in_one_message
+from restorer.database.message import COMMIT, in_one_message
 from restorer.database.origins import Origin
 from restorer.database.waiting import Record, Waiting
 from restorer.errors import Unavailable
@@ -77,7 +77,7 @@ begun AS (UPDATE {{tables}} SET started_at = clock_timestamp() WHERE run = %s AN
     AND name = (SELECT table_name FROM mine))
 SELECT * FROM mine"""
 
-_BEGIN, COMMIT = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED"), sql.SQL("COMMIT")
+BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
 _ADVANCE = """
 WITH held AS MATERIALIZED (SELECT FROM {target} WHERE run = %s FOR SHARE),
 moved AS (UPDATE {tasks} SET next_offset = %s, next_ordinal = %s, read = %s, inserted = %s, updated = %s, duplicate = %s, conflict = %s,
@@ -104,7 +104,7 @@ class Tasks:
         is still loaded are put off while there is something else: their rows would have to wait."""
         run, owner = self._ledger.run, self._ledger.owner
         values = (run, owner, run, run, run, owner, run, PREPARED, owner, run)
-        rows = in_one_message(conn, _BEGIN, self._q(BURY), self._q(_CLAIM), COMMIT, values=values)
+        rows = in_one_message(conn, BEGIN, self._q(BURY), self._q(_CLAIM), COMMIT, values=values)
         return _task(rows[0]) if rows else None
 
     def advance(

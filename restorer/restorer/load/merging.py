@@ -76,7 +76,10 @@ class Merger:
     @property
     def origin(self) -> Origin | None:
         """Of the rows of this batch, for the ledger, which holds it of a file in segments."""
-        return None if self._origins is None or self._origin is None else self._origin()
+        if self._origins is None:
+            return None
+        assert self._origin is not None
+        return self._origin()
 
     def wrote(self, conn: Connection) -> None:
         """Rows were written in this (sub)transaction."""

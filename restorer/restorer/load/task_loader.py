@@ -14,8 +14,9 @@ import msgspec
 import psycopg
 
 from restorer.database.connection import Connection, never_connected
+from restorer.database.message import COMMIT
 from restorer.database.session import Session, rollback
-from restorer.database.tasks import COMMIT, Task, Tasks, counted
+from restorer.database.tasks import Task, Tasks, counted
 from restorer.errors import LoadFailed
 from restorer.events import BatchLoaded, Emit, Explained, TableChanged
 from restorer.load.batch import Batch, Batches, Outcome, PieceSource
