@@ -49,7 +49,8 @@ Record = Sequence[msgspec.Raw]  # the values per column in COPY order, ignored k
 class Rows:
     """What a piece became. `lines`: one line of COPY per record without its newline, b"" where it cannot be converted; JSON's quotes
     still stand in them, and go when they are sent, many lines at once (field.unquoted).
-    `probes`: where asked for, lines with the probe's columns alone. `problems`: index in the piece -> why not.
+    `probes`: where asked for, lines with the probe's columns alone. `keys`: where asked for, the raw values that occur in each of
+    Converter's `keys`. `problems`: index in the piece -> why not.
     `defaults`: index -> positions (in Converter.columns) of the columns whose key is missing although they have a default;
     the line holds null there, and the row is to be sent without those columns. `exact`: how many records held a value that
     did not go as it stood. `json_nulls`: nulls stored as JSON null because their column is NOT NULL."""
@@ -60,6 +61,7 @@ class Rows:
     exact: int = 0
     json_nulls: int = 0
     probes: list[bytes] = field(default_factory=list)
+    keys: list[set[bytes]] = field(default_factory=list)
 
 
 class Converter:
@@ -67,13 +69,15 @@ class Converter:
     not quite the plan's order). `decoder` decodes an array of records, `line_decoder` one record: what the reader is
     to put into Piece.records."""
 
-    def __init__(self, plan: TablePlan, probe: Sequence[str] = ()) -> None:
+    def __init__(self, plan: TablePlan, probe: Sequence[str] = (), keys: Sequence[str] = ()) -> None:
+        """`probe`: the columns of a probe's lines. `keys`: plain columns whose values are told where asked for."""
         # A BEFORE trigger may fill in what is null here; then only the server can tell.
         writers = [ColumnWriter(column, enforce_not_null=not plan.table.triggers) for column in plan.columns]
         order = ("verbatim", "checked", "never", "json")
         self._writers = sorted(writers, key=lambda writer: order.index(writer.rule.way))
         self.columns: tuple[str, ...] = tuple(writer.column.name for writer in self._writers)
         self._probe = [self.columns.index(name) for name in probe]
+        self._keys = [self.columns.index(name) for name in keys]
         self._plain = sum(writer.rule.way == "verbatim" for writer in writers)
         self._required = [i for i, writer in enumerate(self._writers[: self._plain]) if writer.not_null]
         # What a partition's own trigger fills in, or a foreign one takes, the table's columns do not say.
@@ -96,9 +100,17 @@ class Converter:
         as all the rest."""
         return self._rows(piece, exact=False, trusting=True)
 
+    def trusting_keyed(self, piece: Piece) -> Rows:
+        """As `trusting`, and the values of the columns `keys`."""
+        return self._rows(piece, exact=False, trusting=True, keyed=True)
+
     def exact(self, piece: Piece) -> Rows:
         """The sure way: every value is known to be one of its column's type, is converted, or is a problem."""
         return self._rows(piece, exact=True)
+
+    def exact_keyed(self, piece: Piece) -> Rows:
+        """As `exact`, and the values of the columns `keys`."""
+        return self._rows(piece, exact=True, keyed=True)
 
     def sifted(self, piece: Piece) -> Rows:
         """The sure way, and the lines of a probe beside the whole ones."""
@@ -111,7 +123,9 @@ class Converter:
         ]
         return msgspec.defstruct("Record", fields, gc=False, forbid_unknown_fields=True)
 
-    def _rows(self, piece: Piece, exact: bool, probe: bool = False, trusting: bool = False) -> Rows:
+    def _rows(
+        self, piece: Piece, exact: bool, probe: bool = False, trusting: bool = False, keyed: bool = False
+    ) -> Rows:
         if piece.oversized is not None:
             big = piece.oversized
             message = f"the record of {big.length} bytes (SHA-256 {big.sha256}) is larger than what can be held"
@@ -120,6 +134,8 @@ class Converter:
         records, touched = self._records(piece, rows)
         if not self._writers:  # nothing to write; COPY has no spelling for it
             return Rows([b""] * len(records), rows.problems)
+        if keyed:
+            rows.keys = [_distinct(map(itemgetter(position), records)) for position in self._keys]
         converted: dict[int, list[Any]] = {}
         for position in range(0 if exact else self._plain, len(self._writers)):
             fields = self._column(position, records, rows, touched, exact, trusting)
@@ -292,6 +308,10 @@ class Converter:
                 message = f'table "{self._table}" has no column for the key'
                 raise Unfit("UnknownColumn", "42703", message, key[:255])
         return tuple(members.get(key, blank) for key, blank in self._blank.items())
+
+
+def _distinct(values: Iterable[Any]) -> set[bytes]:
+    return set(b"\n".join(values).split(b"\n"))  # msgspec.Raw has no hash
 
 
 def _size(record: Record) -> int:

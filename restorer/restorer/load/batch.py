@@ -88,6 +88,13 @@ class Batch:
         while self._pull():
             pass
 
+    def expected(self, stop: int) -> int:
+        """How many records it will have, about; `stop`: where the file ends."""
+        if self._source is None:
+            return self.records
+        size = min(self._size, stop - self.pieces[0].offset)
+        return min(self._rows, self.records * size // max(self.bytes, 1))
+
     @property
     def end(self) -> int:
         return self.pieces[-1].end

@@ -36,6 +36,7 @@ from restorer.load.contest import all_seen
 from restorer.load.experience import Experience, Way
 from restorer.load.feeding import Feeder, send
 from restorer.load.merging import Explain, Merger
+from restorer.load.parents import Orphaned, Parents, parent_keys
 from restorer.load.shaping import Others, Shape, Shaper, keeping
 from restorer.load.sifting import Sifted, probe_columns
 from restorer.load.stage import Stage, Suppressed
@@ -82,7 +83,8 @@ class Ladder:
         unforeseen = bool(inner) and (on_conflict == "Update" or not all_seen(plan))
         self._probe = None if self._always_staged or unforeseen else probe_columns(plan)
         self._isolating = any(only_the_server_can_read(c.column.type) for c in plan.columns)
-        self.shaper = Shaper(plan, self._probe or ())
+        self._keys = parent_keys(plan)
+        self.shaper = Shaper(plan, self._probe or (), self._keys)
         self.merger = Merger(
             plan, relations, on_conflict, inner=inner, home=home, waiting=waiting, origins=origins, explain=explain
         )
@@ -127,19 +129,26 @@ class Ladder:
         exact, trusting, way = learnt.exact, learnt.trusting, learnt.way
         if way == "direct" and self.merger.some_wait(conn):
             way = "stage" if self._probe is None or learnt.sift_fails else "sift"
-        deepest, raced = "Copy", False
+        deepest, raced, keyed = "Copy", False, True
         while True:
             begin(conn, way != "direct")
             self.merger.begin()
             self._number = 0
             outcome = Outcome(level=deepest, rejects={}, deferred=[])
             try:
-                self._attempt(conn, batch, outcome, exact, way, following, trusting)
+                self._attempt(conn, batch, outcome, exact, way, following, trusting, keyed)
             except (Suppressed, _Mixed) as reason:
                 rollback(conn)
                 learnt.sift_fails = isinstance(reason, Suppressed)
                 way = "stage"
                 self._explain(f"{type(reason).__name__.strip('_')}: again by Merge")
+                continue
+            except Orphaned:
+                rollback(conn)
+                keyed = False
+                if self._probe is not None and not learnt.sift_fails:
+                    way = "sift"
+                self._explain("not every parent was found: again, and each row is asked for its own")
                 continue
             except psycopg.Error as error:
                 if kind_of(error) != "record" or way == "blind":
@@ -168,12 +177,14 @@ class Ladder:
                 continue
             batch.fill()
             outcome.close(batch.records)
+            if not keyed and outcome.clean:  # they were all there: the keys are not spelled as they are stored
+                self._keys = ()
             learnt.remember(outcome, exact, way, trusting)
             return outcome
 
     def _attempt(
         self, conn: Connection, batch: Batch, outcome: Outcome, exact: bool, way: Way, following: Batches | None,
-        trusting: bool = False,
+        trusting: bool = False, keyed: bool = False,
     ) -> None:  # fmt: skip
         """One pass over the batch. Records that bring other columns than most wait in `others` for a stage of their own."""
         others: Others = {}
@@ -181,22 +192,31 @@ class Ladder:
             outcome.needed("Exact")
         if way == "sift":
             sifted = Sifted(self.shaper.sifted(batch, outcome, others))
-            self._sift(conn, sifted, others, outcome, following)
+            self._sift(conn, sifted, others, outcome, following, keyed)
         elif way == "direct":
-            convert = self._straight(exact, trusting)
-            straight = self.shaper.straight(batch, convert, outcome, others)
+            parents = None
+            if keyed and (trusting or exact):
+                rows = batch.expected(self.plan.file.stream_bytes)
+                parents = self.merger.parents(conn, rows, self._keys, self.shaper.columns)
+            convert = self._straight(exact, trusting, parents is not None)
+            straight = self.shaper.straight(batch, convert, outcome, others, parents)
             if following is not None:
                 straight = chain(straight, _afterwards(partial(following.begin_next, convert)))
-            self._direct(conn, straight, others, outcome, exact)
+            self._direct(conn, straight, others, outcome, exact, parents)
         else:
             lines = self.shaper.lines(batch, outcome, exact, others)
             self._merge_all(conn, batch, lines, others, outcome, exact, way)
         outcome.converted_badly = outcome.converted_badly or bool(outcome.rejects)
 
     def _direct(
-        self, conn: Connection, chunks: Iterable[list[bytes]], others: Others, outcome: Outcome, exact: bool
-    ) -> None:
+        self, conn: Connection, chunks: Iterable[list[bytes]], others: Others, outcome: Outcome, exact: bool,
+        parents: Parents | None,
+    ) -> None:  # fmt: skip
+        if parents is not None:
+            parents.begin()
         self._copy(conn, chunks, outcome, exact)
+        if parents is not None:
+            parents.end()
         self._tell_origin(conn, outcome, others)
         rejected = len(outcome.rejects)
         stages = [self._filled(conn, shape, [lines], outcome, exact) for shape, lines in others.items()]
@@ -208,11 +228,11 @@ class Ladder:
             raise _Mixed  # a key that is there may be one that came later in the file
 
     def _sift(
-        self, conn: Connection, sifted: Sifted, others: Others, outcome: Outcome, following: Batches | None
+        self, conn: Connection, sifted: Sifted, others: Others, outcome: Outcome, following: Batches | None, keyed: bool
     ) -> None:
         stages = [self._filled(conn, shape, [lines], outcome, True) for shape, lines in others.items()]
         apart: set[int] = set()
-        vouching = False
+        vouching, afterwards = False, None
         meanwhile = None if following is None else partial(following.ahead, self.shaper.converter.sifted)
         if self._probe:
             probe = self.merger.stage(conn, self._probe, self._next_number(), narrow=True, keep=True)
@@ -225,13 +245,20 @@ class Ladder:
                 raise _Mixed
             apart = probe.colliding()
             self.merger.set_aside(conn, probe, apart, outcome)
-            self.merger.done_with(probe)
+            if keyed and self.merger.may_vouch_afterwards(conn, probe, self.shaper.columns):
+                afterwards = probe
+            else:
+                self.merger.done_with(probe)
         good = sifted.but(apart | outcome.rejects.keys() | set(outcome.deferred))
         names = self.shaper.columns
         # What only the server can read went through the probe.
         collided = self._filled(conn, (names, names), [sifted.of(apart)], outcome, False) if apart else None
-        with without_triggers(conn) if vouching else nullcontext():
+        with without_triggers(conn) if vouching or afterwards else nullcontext():
             self._copy(conn, good, outcome, True, meanwhile)
+        if afterwards:
+            if afterwards.orphans():
+                raise Orphaned
+            self.merger.done_with(afterwards)
         self._tell_origin(conn, outcome, stages or collided)
         for stage in stages:
             self.merger.merge(conn, stage, outcome)
@@ -259,10 +286,14 @@ class Ladder:
         for stage in stages:
             self.merger.merge(conn, stage, outcome, blind=way == "blind")
 
-    def _straight(self, exact: bool, trusting: bool) -> Convert:
+    def _straight(self, exact: bool, trusting: bool, keyed: bool) -> Convert:
         """For COPY straight into the table."""
         converter = self.shaper.converter
-        return converter.exact if exact else converter.trusting if trusting else converter.verbatim
+        if exact:
+            return converter.exact_keyed if keyed else converter.exact
+        if trusting:
+            return converter.trusting_keyed if keyed else converter.trusting
+        return converter.verbatim
 
     # -- into the database ---------------------------------------------------------------------------------------------
 

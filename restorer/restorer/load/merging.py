@@ -19,6 +19,7 @@ from restorer.load.hold import behind
 from restorer.load.kept import Kept
 from restorer.load.keys import Keys
 from restorer.load.orphans import prune
+from restorer.load.parents import Parents
 from restorer.load.shaping import Shape
 from restorer.load.stage import Stage, Suppressed, write_together
 from restorer.load.vouching import Voucher, without_triggers
@@ -100,9 +101,24 @@ class Merger:
     def may_vouch(self, conn: Connection, stage: Stage, brought: Shape) -> bool:
         """Whether the stage may stand for the triggers of the table's foreign keys, for rows that bring the columns `brought`: where
         it is worth while."""
-        if self._inner or self.on_conflict == "Update" or stage.size < _WORTH or not self._relations.real:
+        if self._inner or self._voucher.of_itself or self.on_conflict == "Update":
             return False
-        return self._voucher.may(conn, stage.given, brought)
+        return self._voucher.shown_by(stage.given) and self._may_vouch(conn, stage.size, brought)
+
+    def may_vouch_afterwards(self, conn: Connection, probe: Stage, brought: Shape) -> bool:
+        """Whether a probe may stand for those triggers that only shows once its rows are in the table too whether every parent is
+        there, as it is with rows that refer to each other. There must be nothing else in it (see `set_aside`)."""
+        return bool(self._inner) and self._voucher.shown_by(probe.given) and self._may_vouch(conn, probe.size, brought)
+
+    def parents(self, conn: Connection, rows: int, keys: Shape, brought: Shape) -> Parents | None:
+        """Who stands for those triggers while about `rows` rows, which bring the columns `brought`, go in by COPY; `keys`: the
+        columns whose values it is told. None where that may not be, or is not worth while."""
+        if not keys or not self._may_vouch(conn, rows, brought):
+            return None
+        return Parents(conn, self.plan.table, self._relations, keys)
+
+    def _may_vouch(self, conn: Connection, rows: int, brought: Shape) -> bool:
+        return rows >= _WORTH and self._relations.real and self._voucher.may(conn, brought)
 
     def let_go(self, conn: Connection) -> None:
         """No more batches for now."""

@@ -28,8 +28,7 @@ class Screened(Staged):
         that stay are locked, and stay as well (vouching.py)."""
         if self.table.changing:
             return {}
-        orphans = self._parentless if vouching else self._orphans
-        return self._nulls() | self._checks() | orphans()
+        return self._nulls() | self._checks() | (self.orphans() if vouching else self._orphans())
 
     def _nulls(self) -> dict[int, Problem]:
         """Only where the converter left nulls alone, because a trigger may fill them in."""
@@ -82,9 +81,9 @@ class Screened(Staged):
                 bad |= {row[0]: named("23503", constraint=fk.name) for row in found}
         return bad
 
-    def _parentless(self) -> dict[int, Problem]:
-        """As `_orphans`, for foreign keys that are all plain ones: each parent is looked for once, and locked as the trigger of
-        the foreign key would (FOR KEY SHARE)."""
+    def orphans(self) -> dict[int, Problem]:
+        """Takes out rows whose parent is missing, where all foreign keys are plain ones: each parent is looked for once, and locked
+        as the trigger of the foreign key would (FOR KEY SHARE)."""
         bad: dict[int, Problem] = {}
         for fk in self.table.foreign_keys:
             parent = self._relations.get(fk.to_schema, fk.to_table)

@@ -9,6 +9,7 @@ import msgspec
 from restorer.convert.converter import Converter, Rows
 from restorer.database.waiting import Record
 from restorer.load.batch import Batch, Convert, Outcome
+from restorer.load.parents import Parents
 from restorer.load.staged import Line
 from restorer.model import ColumnPlan, Problem, TablePlan
 from restorer.source.decoding import Decoding
@@ -22,10 +23,10 @@ class Shaper:
     """Makes the lines of one table. Most records bring all planned columns; a key that is missing where the column has a
     default, or one that only the wide plan knows, makes another shape."""
 
-    def __init__(self, plan: TablePlan, probe: Shape = ()) -> None:
-        """`probe`: the columns of a probe (sifting.py)."""
+    def __init__(self, plan: TablePlan, probe: Shape = (), keys: Shape = ()) -> None:
+        """`probe`: the columns of a probe (sifting.py). `keys`: those of foreign keys, where their values are wanted (parents.py)."""
         self.plan = plan
-        self.converter = Converter(plan, probe)
+        self.converter = Converter(plan, probe, keys)
         self._wide: Converter | None = None
 
     @property
@@ -33,9 +34,14 @@ class Shaper:
         """The planned columns, in the order of a line."""
         return self.converter.columns
 
-    def straight(self, batch: Batch, convert: Convert, outcome: Outcome, others: Others) -> Iterator[list[bytes]]:
-        """The lines of the records that bring all planned columns, piece by piece, for a COPY that asks for no numbers."""
+    def straight(
+        self, batch: Batch, convert: Convert, outcome: Outcome, others: Others, parents: Parents | None = None
+    ) -> Iterator[list[bytes]]:
+        """The lines of the records that bring all planned columns, piece by piece, for a COPY that asks for no numbers.
+        `parents`: is told of the keys."""
         for start, piece, rows in batch.converted(convert):
+            if parents is not None:
+                parents.saw(rows.keys)
             lines = rows.lines
             for i in sorted(self._apart(start, piece, rows, outcome, others), reverse=True):  # few, as a rule
                 del lines[i]

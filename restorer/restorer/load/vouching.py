@@ -29,16 +29,20 @@ class Voucher:
         self._table = table
         self._keys = {name for fk in table.foreign_keys for name in fk.columns}
         self._parents = sorted({(fk.to_schema, fk.to_table) for fk in table.foreign_keys})
-        itself = (table.schema, table.name) in self._parents
+        self.of_itself = (table.schema, table.name) in self._parents  # rows may be each other's parents
         self._eligible = bool(table.foreign_keys) and all(fk.plain and fk.readable for fk in table.foreign_keys)
-        self._eligible &= not (itself or table.triggers or table.partitioned or table.ruled or table.rls)
+        self._eligible &= not (table.triggers or table.partitioned or table.ruled or table.rls)
         self._asked: Connection | None = None
         self._allowed = False
 
-    def may(self, conn: Connection, probed: Collection[str], brought: Collection[str]) -> bool:
-        """Whether a stage of the columns `probed` can stand for the triggers, in this transaction, for rows that bring the columns
+    def shown_by(self, columns: Collection[str]) -> bool:
+        """Whether a stage of these columns shows which parents its rows have."""
+        return self._keys <= set(columns)
+
+    def may(self, conn: Connection, brought: Collection[str]) -> bool:
+        """Whether another look at the parents can stand for the triggers, in this transaction, for rows that bring the columns
         `brought`: the tables are locked, so that nothing becomes of them what was not looked at."""
-        if not self._eligible or not self._keys <= set(probed):
+        if not self._eligible:
             return False
         if self._asked is not conn:
             self._asked, self._allowed = conn, _allowed(conn)
