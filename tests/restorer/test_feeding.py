@@ -10,8 +10,10 @@ import psycopg
 import pytest
 from fix_restore import Restore
 from restorer.convert.converter import Rows
+from restorer.database import occupied as waits
+from restorer.database.connection import Connection, open_connection
+from restorer.database.occupied import occupied
 from restorer.errors import LoadFailed, Unavailable
-from restorer.load import feeding
 from restorer.load.batch import Batch, Batches, PieceSource
 from restorer.load.feeding import Feeder
 from restorer.source.piece import Piece
@@ -30,26 +32,27 @@ def _convert(piece: Piece) -> Rows:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may keep us from our work for longer than 20 ms."""
-    monkeypatch.setattr(feeding, "_LONGEST", 0.15)
+    monkeypatch.setattr(waits, "_LONGEST", 0.15)
 
 
 @pytest.fixture
-def slow(db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+def slow(dsn: str) -> Iterator[Connection]:
     """A table into which the server copies more slowly than we send."""
-    db.execute("CREATE TABLE t (v text CHECK (md5(repeat(v, 20)) <> ''))")
-    return db
+    with open_connection(dsn) as conn:
+        conn.execute("CREATE TABLE t (v text CHECK (md5(repeat(v, 20)) <> ''))")
+        yield conn
 
 
-def _send(conn: psycopg.Connection[Any], meanwhile: Callable[[], bool], lines: bytes) -> int:
+def _send(conn: Connection, meanwhile: Callable[[], bool], lines: bytes) -> int:
     with conn.cursor() as cur:
-        with cur.copy("COPY t FROM STDIN", writer=Feeder(cur, meanwhile)) as out:
+        with occupied(conn, meanwhile), cur.copy("COPY t FROM STDIN", writer=Feeder(cur)) as out:
             for _ in range(30):
                 out.write(lines)
         return cur.rowcount
 
 
 @pytest.mark.parametrize("work", [0, 3, 1 << 60])
-def test_other_work_is_done_while_the_server_is_behind_and_all_rows_arrive(slow: psycopg.Connection[Any], work: int):
+def test_other_work_is_done_while_the_server_is_behind_and_all_rows_arrive(slow: Connection, work: int):
     asked: list[int] = []
 
     def meanwhile() -> bool:
@@ -61,7 +64,7 @@ def test_other_work_is_done_while_the_server_is_behind_and_all_rows_arrive(slow:
     assert len(asked) == max(1, work) if work < 10 else len(asked) > 10
 
 
-def test_work_that_takes_long_does_not_keep_the_server_waiting(slow: psycopg.Connection[Any]):
+def test_work_that_takes_long_does_not_keep_the_server_waiting(slow: Connection):
     asked: list[int] = []
 
     def reading_a_slow_volume() -> bool:
@@ -73,7 +76,7 @@ def test_work_that_takes_long_does_not_keep_the_server_waiting(slow: psycopg.Con
     assert _send(slow, reading_a_slow_volume, LINE * 100) == 3000 and len(asked) == 1
 
 
-def test_what_the_socket_takes_at_once_leaves_the_time_until_the_answer(slow: psycopg.Connection[Any]):
+def test_what_the_socket_takes_at_once_leaves_the_time_until_the_answer(slow: Connection):
     asked: list[int] = []
 
     def meanwhile() -> bool:
@@ -98,7 +101,7 @@ def _interrupted() -> bool:
     ],
 )
 def test_an_error_of_either_ends_the_copy(
-    slow: psycopg.Connection[Any], meanwhile: Callable[[], bool], lines: bytes, error: type[BaseException]
+    slow: Connection, meanwhile: Callable[[], bool], lines: bytes, error: type[BaseException]
 ):
     with pytest.raises(error):
         _send(slow, meanwhile, lines)

@@ -159,7 +159,7 @@ _SPELLED = (
 
 def special(raw: bytes) -> bool:
     """Whether raw JSON values have an escape that is `hard`, or wants to be made `easy`. All others mean the same to COPY."""
-    return _SPECIAL(raw) is not None
+    return b"\\" in raw and _SPECIAL(raw) is not None  # most have none at all, and one byte is found ten times as fast
 
 
 def hard(raw: bytes) -> bool:

@@ -17,6 +17,7 @@ import msgspec
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from restorer.database.occupied import Occupied
 from restorer.errors import LoadFailed, Refused, Unavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -56,7 +57,7 @@ def target_label(conninfo: str) -> str:
 
 def open_connection(conninfo: str) -> Connection:
     """One attempt. Raises psycopg.OperationalError."""
-    return psycopg.connect(
+    return Occupied.connect(
         make_conninfo(
             conninfo,
             client_encoding="UTF8",

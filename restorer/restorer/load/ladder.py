@@ -27,6 +27,7 @@ from restorer.convert.exact import only_the_server_can_read
 from restorer.convert.field import unquoted
 from restorer.database.connection import Connection, kind_of
 from restorer.database.copying import copying
+from restorer.database.occupied import Work, occupied
 from restorer.database.origins import Origin, Origins
 from restorer.database.relation import Relations, columns
 from restorer.database.tasks import Task
@@ -99,6 +100,14 @@ class Ladder:
     def staged(self) -> bool:
         """Whether the next batch begins with a stage."""
         return self._learnt.way != "direct"
+
+    def meanwhile(self, following: Batches | None) -> Work | None:
+        """While the server is at a batch that is read whole: the next one is made ready, if it is going to be sifted. Of others the
+        first piece is enough, the server has the longer part in them."""
+        return self._ready(following) if self._learnt.way == "sift" else None
+
+    def _ready(self, following: Batches | None) -> Work | None:
+        return None if following is None else partial(following.ahead, self.shaper.converter.sifted)
 
     def load(
         self,
@@ -192,7 +201,8 @@ class Ladder:
             outcome.needed("Exact")
         if way == "sift":
             sifted = Sifted(self.shaper.sifted(batch, outcome, others))
-            self._sift(conn, sifted, others, outcome, following, keyed)
+            with occupied(conn, self._ready(following)):
+                self._sift(conn, sifted, others, outcome, keyed)
         elif way == "direct":
             parents = None
             if keyed and (trusting or exact):
@@ -227,17 +237,14 @@ class Ladder:
         if c.duplicate or c.conflict or c.updated or taken or (self.merger.in_segments and outcome.deferred):
             raise _Mixed  # a key that is there may be one that came later in the file
 
-    def _sift(
-        self, conn: Connection, sifted: Sifted, others: Others, outcome: Outcome, following: Batches | None, keyed: bool
-    ) -> None:
+    def _sift(self, conn: Connection, sifted: Sifted, others: Others, outcome: Outcome, keyed: bool) -> None:
         stages = [self._filled(conn, shape, [lines], outcome, True) for shape, lines in others.items()]
         apart: set[int] = set()
         vouching, afterwards = False, None
-        meanwhile = None if following is None else partial(following.ahead, self.shaper.converter.sifted)
         if self._probe:
             probe = self.merger.stage(conn, self._probe, self._next_number(), narrow=True, keep=True)
             outcome.needed("Merge")
-            outcome.rejects |= probe.copy(self._probe, sifted.probes, isolate=self._isolating, meanwhile=meanwhile)
+            outcome.rejects |= probe.copy(self._probe, sifted.probes, isolate=self._isolating)
             vouching = self.merger.may_vouch(conn, probe, self.shaper.columns)
             outcome.rejects |= probe.screen(vouching=vouching)
             sifted.probes.clear()
@@ -254,7 +261,7 @@ class Ladder:
         # What only the server can read went through the probe.
         collided = self._filled(conn, (names, names), [sifted.of(apart)], outcome, False) if apart else None
         with without_triggers(conn) if vouching or afterwards else nullcontext():
-            self._copy(conn, good, outcome, True, meanwhile)
+            self._copy(conn, good, outcome, True)
         if afterwards:
             if afterwards.orphans():
                 raise Orphaned
@@ -297,10 +304,7 @@ class Ladder:
 
     # -- into the database ---------------------------------------------------------------------------------------------
 
-    def _copy(
-        self, conn: Connection, chunks: Iterable[list[bytes]], outcome: Outcome, exact: bool,
-        meanwhile: Callable[[], bool] | None = None,
-    ) -> None:  # fmt: skip
+    def _copy(self, conn: Connection, chunks: Iterable[list[bytes]], outcome: Outcome, exact: bool) -> None:
         """COPY straight into the table. Raises Suppressed when the server took fewer rows than it was sent."""
         names = self.shaper.columns
         if not names:  # records without any key: COPY has no spelling for a row of defaults alone
@@ -308,7 +312,7 @@ class Ladder:
         copy = sql.SQL("COPY {} ({}) FROM STDIN {}").format(self._target.write, columns(names), COPY_OPTIONS)
         sent = 0
         with conn.cursor() as cur:
-            with copying(cur, copy, Feeder(cur, meanwhile) if meanwhile else None) as out:
+            with copying(cur, copy, Feeder(cur)) as out:
                 for lines in chunks:
                     if lines:
                         send(out, unquoted(b"\n".join([*lines, b""])))

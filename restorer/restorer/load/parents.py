@@ -67,7 +67,10 @@ class Parents:
 
     def _wanted(self, fk: ForeignKey) -> tuple[str, int]:
         """(the keys as an array's literal, how many they are)"""
-        keys = self._seen[fk.columns[0]] - {NULL, MISSING}  # a record without a key that has a default goes in by itself
+        keys = self._seen[fk.columns[0]] - {
+            NULL,
+            MISSING,
+        }  # a record without a key that has a default goes in by itself
         together = b"\n".join([b"", *keys])
         if any(spelling in together for spelling in _OTHERWISE):
             raise Orphaned

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import psycopg
@@ -114,19 +114,18 @@ class Staged:
         chunks: Iterable[list[Line]],
         *,
         isolate: bool,
-        meanwhile: Callable[[], bool] | None = None,
     ) -> dict[int, Problem]:
         """COPY of all lines of `chunks` into the stage. With `isolate`, a line that PostgreSQL cannot read is named by the
-        error's own line number, left out and handed back. Without, the first error is raised. `meanwhile`: see Feeder."""
+        error's own line number, left out and handed back. Without, the first error is raised."""
         into = sql.SQL(", ").join([self.ord, *map(sql.Identifier, names)])
         copy = sql.SQL("COPY {} ({}) FROM STDIN {}").format(self.name, into, COPY_OPTIONS)
         if not isolate:
-            self._send(copy, chunks, bool(names), meanwhile)
+            self._send(copy, chunks, bool(names))
             return {}
         source, kept = iter(chunks), list[Line]()
         try:
             with self._conn.transaction():
-                self._send(copy, _keeping(source, kept), bool(names), meanwhile)
+                self._send(copy, _keeping(source, kept), bool(names))
             return {}
         except psycopg.Error as error:
             if kind_of(error) != "record":
@@ -162,16 +161,10 @@ class Staged:
                 start, window = start + at + 1, max(4, min(window, 4 * at))
         return bad
 
-    def _send(
-        self,
-        copy: sql.Composed,
-        chunks: Iterable[list[Line]],
-        some: bool,
-        meanwhile: Callable[[], bool] | None = None,
-    ) -> None:
+    def _send(self, copy: sql.Composed, chunks: Iterable[list[Line]], some: bool) -> None:
         """`some`: the lines have columns (a record may well be empty)."""
         with self._conn.cursor() as cur:
-            with copying(cur, copy, Feeder(cur, meanwhile) if meanwhile else None) as out:
+            with copying(cur, copy, Feeder(cur)) as out:
                 for lines in chunks:
                     for at in range(0, len(lines), 500):
                         part = lines[at : at + 500]

@@ -15,6 +15,7 @@ import psycopg
 
 from restorer.database.connection import Connection, never_connected
 from restorer.database.message import COMMIT
+from restorer.database.occupied import occupied
 from restorer.database.session import Session, rollback
 from restorer.database.tasks import Task, Tasks, counted
 from restorer.errors import LoadFailed
@@ -144,12 +145,13 @@ class TaskLoader:
             seconds = time.monotonic() - started
             new = advanced(task, batch, outcome, seconds)
             ahead = self._session.ahead(conn, self._ladder.staged) if following and following.more() else []
-            # Before anything else goes into the ledger: another worker that took the task may have written it there already.
-            if not outcome.rejects and not outcome.deferred:
-                ours = self._tasks.commit(conn, task, new, ahead, outcome.origin)
-            elif ours := self._tasks.advance(conn, task, new, origin=outcome.origin):
-                self._write_down(conn, task, batch, outcome)
-                so_far = self._tasks.read_and_rejected(conn, [COMMIT, *ahead])
+            with occupied(conn, self._ladder.meanwhile(following)):
+                # Before anything else goes into the ledger: another worker that took the task may have written it there already.
+                if not outcome.rejects and not outcome.deferred:
+                    ours = self._tasks.commit(conn, task, new, ahead, outcome.origin)
+                elif ours := self._tasks.advance(conn, task, new, origin=outcome.origin):
+                    self._write_down(conn, task, batch, outcome)
+                    so_far = self._tasks.read_and_rejected(conn, [COMMIT, *ahead])
             if not ours:
                 rollback(conn)
                 self._tasks.refuse_ended(conn)
