@@ -28,6 +28,7 @@ from restorer.model import TablePlan
 Explain = Callable[[str], None]
 _MOST_KEPT = 3  # stages of one transaction; each one kept costs every commit a little
 _WORTH = 200  # rows for which as many calls of a trigger take longer than a few statements more
+_MOST_KEYED = 100_000  # rows of which the keys are held in memory
 _RACES = 5  # times that another worker may be first with a key of one stage before rows are tried one by one
 
 
@@ -113,7 +114,7 @@ class Merger:
     def parents(self, conn: Connection, rows: int, keys: Shape, brought: Shape) -> Parents | None:
         """Who stands for those triggers while about `rows` rows, which bring the columns `brought`, go in by COPY; `keys`: the
         columns whose values it is told. None where that may not be, or is not worth while."""
-        if not keys or not self._may_vouch(conn, rows, brought):
+        if not keys or rows > _MOST_KEYED or not self._may_vouch(conn, rows, brought):
             return None
         return Parents(conn, self.plan.table, self._relations, keys)
 
