@@ -12,9 +12,10 @@ from fix_restore import Restore
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
-from restorer.load import merging
+from restorer.load import merging, settle
 from restorer.load.ladder import Ladder
 from restorer.load.parents import Parents
+from restorer.load.settle import Settler
 from restorer.load.stage import Stage
 
 P = "CREATE TABLE p (id int PRIMARY KEY)"
@@ -181,6 +182,31 @@ def test_so_is_one_that_goes_after_the_probe(at: Restore, monkeypatch: pytest.Mo
     result = at.file("t", records).ok(batch=250)
     assert not left and result.counts() == {"inserted": 524, "rejected": 476}
     assert result.check("foreignKey t_p_fkey").passed
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_rows_that_waited_go_in_without_triggers_too(at: Restore, monkeypatch: pytest.MonkeyPatch, gone: bool):
+    """All of a cycle by one statement, and then their parents are looked for. `gone`: one has gone just before."""
+    at.schema(P, PARENTS, "CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES p, up int REFERENCES t, v text)")
+    quiet, without, write = list[int](), settle.without_triggers, Settler._write
+
+    def counted(conn: Any) -> Any:
+        quiet.append(1)
+        return without(conn)
+
+    def late(self: Settler, *args: Any) -> None:
+        if gone:
+            with psycopg.connect(at.dsn, autocommit=True) as conn:
+                conn.execute("DELETE FROM p WHERE id = 2")
+        write(self, *args)
+
+    monkeypatch.setattr(settle, "without_triggers", counted)
+    monkeypatch.setattr(Settler, "_write", late)
+    early = [{"id": i, "p": i % 20 + 1, "v": "é", "up": i + 500} for i in range(500)]  # each waits for a later one
+    records = early + [{"id": i, "p": 1, "v": "é", "up": None} for i in range(500, 1000)]
+    result = at.file("t", records).ok(batch=250)
+    assert quiet == [1] and result.check("foreignKey t_p_fkey").passed and result.check("foreignKey t_up_fkey").passed
+    assert result.counts() == ({"inserted": 975, "rejected": 25} if gone else {"inserted": 1000})
 
 
 def test_one_that_is_just_being_deleted_is_waited_for(at: Restore):

@@ -252,7 +252,7 @@ class Ladder:
                 raise _Mixed
             apart = probe.colliding()
             self.merger.set_aside(conn, probe, apart, outcome)
-            if keyed and self.merger.may_vouch_afterwards(conn, probe, self.shaper.columns):
+            if keyed and self.merger.may_vouch_afterwards(conn, probe, probe.size, self.shaper.columns):
                 afterwards = probe
             else:
                 self.merger.done_with(probe)

@@ -106,10 +106,11 @@ class Merger:
             return False
         return self._voucher.shown_by(stage.given) and self._may_vouch(conn, stage.size, brought)
 
-    def may_vouch_afterwards(self, conn: Connection, probe: Stage, brought: Shape) -> bool:
-        """Whether a probe may stand for those triggers that only shows once its rows are in the table too whether every parent is
-        there, as it is with rows that refer to each other. There must be nothing else in it (see `set_aside`)."""
-        return bool(self._inner) and self._voucher.shown_by(probe.given) and self._may_vouch(conn, probe.size, brought)
+    def may_vouch_afterwards(self, conn: Connection, stage: Stage, rows: int, brought: Shape) -> bool:
+        """Whether a stage may stand for those triggers that only shows once its rows are in the table too whether every parent is
+        there, as it is with rows that refer to each other. There must be nothing else in it (see `set_aside`). `rows`: of all that go
+        in without triggers."""
+        return bool(self._inner) and self._voucher.shown_by(stage.given) and self._may_vouch(conn, rows, brought)
 
     def parents(self, conn: Connection, rows: int, keys: Shape, brought: Shape) -> Parents | None:
         """Who stands for those triggers while about `rows` rows, which bring the columns `brought`, go in by COPY; `keys`: the

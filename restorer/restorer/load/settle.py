@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import msgspec
@@ -26,6 +27,7 @@ from restorer.load.ladder import Ladder
 from restorer.load.orphans import Graph, Node, prune
 from restorer.load.replay import Replay
 from restorer.load.stage import Stage, Suppressed, write_together
+from restorer.load.vouching import without_triggers
 from restorer.model import TablePlan
 from restorer.plan import components
 
@@ -138,7 +140,11 @@ class Settler:
                     ladder = self._ladder(plan.name)
                     ladder.merger.settle_keys(stage.inside(ladder.on_conflict), done[plan.name])
                 self._prune(stages, done)
-                self._write(conn, stages, done, {})
+                vouching = self._may_vouch(conn, stages)
+                with without_triggers(conn) if vouching else nullcontext():
+                    self._write(conn, stages, done, {})
+                if vouching and any(s.orphans() for s in every):  # a parent that is in no stage has gone just now
+                    raise Suppressed
             for name, outcome in done.items():
                 outcomes[name].absorb(outcome)
         except (psycopg.Error, Suppressed) as error:
@@ -151,6 +157,15 @@ class Settler:
             outcome.close(outcome.counters.read)
             self._reject(conn, name, outcome)
         return outcomes
+
+    def _may_vouch(self, conn: Connection, stages: list[tuple[TablePlan, Stage]]) -> bool:
+        """Whether the stages, asked again behind the one statement, may stand for the triggers of all foreign keys."""
+        rows = sum(stage.size for _, stage in stages)
+        ladders = [self._ladder(plan.name) for plan, _ in stages]
+        return all(ladder.on_conflict != "Update" for ladder in ladders) and all(
+            ladder.merger.may_vouch_afterwards(conn, stage, rows, stage.given)
+            for ladder, (_, stage) in zip(ladders, stages, strict=True)
+        )
 
     def _prune(self, stages: list[tuple[TablePlan, Stage]], outcomes: dict[str, Outcome]) -> None:
         for (plan, _), orphans in zip(stages, prune([s for _, s in stages]), strict=True):
