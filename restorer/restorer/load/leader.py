@@ -12,7 +12,9 @@ from functools import partial
 from restorer.database import account
 from restorer.database.connection import Connection
 from restorer.database.ledger import LEASE_SECONDS
+from restorer.database.session import Session
 from restorer.errors import LoadFailed, Unavailable
+from restorer.load.beside import Beside
 from restorer.load.contest import orderly
 from restorer.load.pool import Pool
 from restorer.load.process import Process
@@ -61,6 +63,9 @@ class Leader:
         self._bench, self._plans, self._still_ours = bench, plans, still_ours
         self._session, self._ledger, self._spec, self._emit = bench.session, bench.ledger, bench.spec, bench.emit
         self._retrying = bench.session.retrying
+        self._groups: dict[int, list[TablePlan]] = {}
+        for plan in plans:
+            self._groups.setdefault(plan.group, []).append(plan)
 
     def load(self) -> None:
         """Loads until the server's disk has it all. A crash takes back commits that were answered, also those that this
@@ -75,25 +80,32 @@ class Leader:
         self._refuse_unfinished()
 
     def _once(self) -> None:
-        settler = Settler(self._session, self._ledger, self._bench.tasks, self._bench.ladder, self._emit)
-        groups: dict[int, list[TablePlan]] = {}
-        for plan in self._plans:
-            groups.setdefault(plan.group, []).append(plan)
-
-        def settle() -> bool:
-            """Settles every group that is read to its end. -> whether any was."""
-            open_tables = self._retrying(self._bench.tasks.unsettled, what="ledger")
-            ready = [g for g in groups.values() if all(open_tables.get(p.name, False) for p in g)]
-            for group in ready:
-                settler.settle(group)
-                self._retrying(told, what="statistics")
-                self.on_settled(group)
-            return bool(ready)
-
+        settle = partial(self._settle, self._settler(self._session))
         if worker_processes(self._spec):
             self._with_workers(settle)
         else:
             self._alone(settle)
+
+    def _settler(self, session: Session) -> Settler:
+        self._bench.look()  # it makes ladders, perhaps in another thread
+        return Settler(session, self._ledger, self._bench.tasks, self._bench.ladder, self._emit)
+
+    def _settle(self, settler: Settler, beside: Beside | None = None) -> bool:
+        """Settles every group that is read to its end, cycles `beside`. -> whether any is settled now."""
+        settled = set() if beside is None else beside.through()
+        open_tables = self._retrying(self._bench.tasks.unsettled, what="ledger")
+        for number, group in self._groups.items():
+            if not all(open_tables.get(p.name, False) for p in group):
+                continue
+            if beside is not None and any(p.cyclic for p in group):
+                beside.settle(group)
+                continue
+            settler.settle(group)
+            self._retrying(told, what="statistics")
+            settled.add(number)
+        for number in settled:
+            self.on_settled(self._groups[number])
+        return bool(settled)
 
     def _alone(self, settle: Settle) -> None:
         idle_since = time.monotonic()
@@ -120,15 +132,16 @@ class Leader:
         failed = self._retrying(self._bench.tasks.failed, what="ledger")
         return LEASE_SECONDS if unsettled and not failed else 0.0
 
-    def _with_workers(self, settle: Settle) -> None:
+    def _with_workers(self, settle: Callable[[Beside], bool]) -> None:
         pool = self.pool()  # the first segments are cut while the workers connect
         cutting = self._segments()
+        beside = Beside(self._session, self._settler, pool.tell)
         try:
             busy = True
-            while busy or settle():
+            while busy or beside.busy or settle(beside):
                 self._still_ours()
                 busy = pool.check()
-                if settle():
+                if settle(beside):
                     pool.wake()
                 if next(cutting, None) is not None:
                     pool.wake()
@@ -138,6 +151,7 @@ class Leader:
                     pool.wait(LOOK_SECONDS)
                     cutting = self._segments()
         finally:
+            beside.stop()
             pool.stop()
 
     def pool(self) -> Pool:

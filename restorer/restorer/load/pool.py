@@ -70,6 +70,10 @@ class Pool:
         self._news.wait(most)
         self._news.clear()
 
+    def tell(self) -> None:
+        """From another thread: whoever is in `wait` need wait no longer."""
+        self._news.set()
+
     def wake(self) -> None:
         """There may be something to do again: no worker need wait until it looks by itself."""
         for process in self._processes:

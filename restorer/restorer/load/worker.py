@@ -83,15 +83,16 @@ class Workbench:
             frozenset(f.name for f in plan.table.foreign_keys if f.to_table in group) if plan.cyclic else frozenset()
         )
         return Ladder(
-            plan, self._relations, self.spec.on_conflict, inner=inner, staged=not self._empty(table),
+            plan, self._relations, self.spec.on_conflict, inner=inner, staged=not self.look()[table],
             always_staged=self.spec.mode == "DryRun", home=self.stage_home,
             waiting=self.tasks.waiting, origins=origins, explain=explainer(self.emit, table),
         )  # fmt: skip
 
-    def _empty(self, table: str) -> bool:
+    def look(self) -> dict[str, bool]:
+        """Which tables were empty when the run began. Once it was called, ladders are made without a question to the server."""
         if self._was_empty is None:
             self._was_empty = self.session.retrying(self._read_empty, what="ledger")
-        return self._was_empty[table]
+        return self._was_empty
 
     def _read_empty(self, conn: Connection) -> dict[str, bool]:
         return {a.name: a.was_empty for a in accounts(conn, self.ledger)}
