@@ -74,10 +74,10 @@ class Unique(msgspec.Struct, frozen=True):
 
 class ForeignKey(msgspec.Struct, frozen=True):
     """`schema`.`table`.`columns` -> `to_schema`.`to_table`.`to_columns`; `match` f full, s simple. `cascade`: ON DELETE CASCADE.
-    `readable`: this role may SELECT from the referenced table and sees all its rows (no row security), and one row is the
-    parent (no PERIOD). `oid`: pg_constraint's.
-    `plain`: between two ordinary tables, columns of one base type or enum and one collation, compared by its own `=`, MATCH
-    SIMPLE, checked at once, and the role may lock the rows referred to. `operators`: what makes a row the parent (parent's
+    `readable`: this role may SELECT from the referenced table and sees all its rows (no row security), one row is the parent (no
+    PERIOD), and there must be one (not NOT ENFORCED). `oid`: pg_constraint's.
+    `plain`: between two ordinary tables, columns of one base type or enum and one collation, the index's too, compared by its own `=`,
+    MATCH SIMPLE, checked at once, and the role may lock the rows referred to. `operators`: what makes a row the parent (parent's
     column first), one for each column, with its schema."""
 
     name: str

@@ -71,12 +71,15 @@ WHERE i.indrelid = ANY (%s::oid[]) AND i.indisunique AND i.indislive ORDER BY NO
 _FOREIGN_KEYS = """
 SELECT o.conrelid::bigint AS oid, o.conname AS name, n.nspname AS schema, c.relname AS table, rn.nspname AS to_schema, rc.relname AS to_table,
        o.confmatchtype::text AS match, o.confdeltype = 'c' AS cascade,
-       has_table_privilege(rc.oid, 'SELECT') AND NOT row_security_active(rc.oid)
-         AND to_jsonb(o)->>'conperiod' IS DISTINCT FROM 'true' AS readable,
+       has_schema_privilege(rn.oid, 'USAGE') AND has_table_privilege(rc.oid, 'SELECT') AND NOT row_security_active(rc.oid)
+         AND to_jsonb(o)->>'conperiod' IS DISTINCT FROM 'true' AND to_jsonb(o)->>'conenforced' IS DISTINCT FROM 'false' AS readable,
        ARRAY(SELECT quote_ident(en.nspname) || '.' || e.oprname FROM unnest(o.conpfeqop) WITH ORDINALITY k(op, pos)
              JOIN pg_operator e ON e.oid = k.op JOIN pg_namespace en ON en.oid = e.oprnamespace ORDER BY k.pos) AS operators,
        o.oid::bigint AS constraint, o.confmatchtype = 's' AND NOT o.condeferrable AND c.relkind = 'r' AND rc.relkind = 'r'
-         AND has_table_privilege(rc.oid, 'UPDATE') AND NOT EXISTS (SELECT FROM unnest(o.conkey, o.confkey, o.conpfeqop) k(num, to_num, op)
+         AND has_table_privilege(rc.oid, 'UPDATE')
+         AND NOT EXISTS (SELECT FROM pg_index i, unnest(i.indkey::int2[], i.indcollation::oid[]) x (num, coll)
+             JOIN pg_attribute b ON b.attrelid = o.confrelid AND b.attnum = x.num WHERE i.indexrelid = o.conindid AND x.coll <> b.attcollation)
+         AND NOT EXISTS (SELECT FROM unnest(o.conkey, o.confkey, o.conpfeqop) k(num, to_num, op)
              JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num
              JOIN pg_attribute b ON b.attrelid = o.confrelid AND b.attnum = k.to_num
              JOIN pg_type y ON y.oid = a.atttypid JOIN pg_operator e ON e.oid = k.op

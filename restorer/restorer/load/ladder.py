@@ -46,6 +46,7 @@ from restorer.load.vouching import without_triggers
 from restorer.model import TablePlan
 
 _STAGES = 500  # in one transaction; a server with PostgreSQL's defaults has locks for some 3,000
+_ALARMS = 3  # batches of a table that had to go twice because its keys are not spelled as they are stored
 
 
 class Crowded(Exception):
@@ -84,7 +85,7 @@ class Ladder:
         unforeseen = bool(inner) and (on_conflict == "Update" or not all_seen(plan))
         self._probe = None if self._always_staged or unforeseen else probe_columns(plan)
         self._isolating = any(only_the_server_can_read(c.column.type) for c in plan.columns)
-        self._keys = parent_keys(plan)
+        self._keys, self._false_alarms = parent_keys(plan), 0
         self.shaper = Shaper(plan, self._probe or (), self._keys)
         self.merger = Merger(
             plan, relations, on_conflict, inner=inner, home=home, waiting=waiting, origins=origins, explain=explain
@@ -138,7 +139,7 @@ class Ladder:
         exact, trusting, way = learnt.exact, learnt.trusting, learnt.way
         if way == "direct" and self.merger.some_wait(conn):
             way = "stage" if self._probe is None or learnt.sift_fails else "sift"
-        deepest, raced, keyed = "Copy", False, True
+        deepest, raced, keyed, alarmed = "Copy", False, True, False
         while True:
             begin(conn, way != "direct")
             self.merger.begin()
@@ -154,7 +155,7 @@ class Ladder:
                 continue
             except Orphaned:
                 rollback(conn)
-                keyed = False
+                keyed, alarmed = False, way == "direct"
                 if self._probe is not None and not learnt.sift_fails:
                     way = "sift"
                 self._explain("not every parent was found: again, and each row is asked for its own")
@@ -186,8 +187,10 @@ class Ladder:
                 continue
             batch.fill()
             outcome.close(batch.records)
-            if not keyed and outcome.clean:  # they were all there: the keys are not spelled as they are stored
-                self._keys = ()
+            if alarmed and outcome.clean:  # nobody's parent was missing
+                self._false_alarms += 1
+                if self._false_alarms == _ALARMS:
+                    self._keys = ()
             learnt.remember(outcome, exact, way, trusting)
             return outcome
 

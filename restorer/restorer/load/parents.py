@@ -9,20 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import psycopg
 from psycopg import sql
 
 from restorer.convert.exact import rule
 from restorer.convert.field import MISSING, NULL
 from restorer.database.connection import Connection
-from restorer.database.relation import Relations
+from restorer.database.relation import EQUALS, Relations
 from restorer.model import ForeignKey, Table, TablePlan
 
-# What an array literal does not spell as JSON does: an escape, an object, a list.
-_OTHERWISE = (b"\\", b"\n{", b"\n[")
-
-# An index takes an array in order, in one pass; the planner does not know how long it is.
-_THROUGH_INDEX = "SET LOCAL session_replication_role = replica; SET LOCAL enable_seqscan = off"
-_AS_BEFORE = "set_config('session_replication_role', 'origin', true), set_config('enable_seqscan', 'on', true)"
+_WITHOUT_TRIGGERS = "SET LOCAL session_replication_role = replica"
+_WITH_TRIGGERS = "pg_catalog.set_config('session_replication_role', 'origin', true)"
 
 
 class Orphaned(Exception):
@@ -49,7 +46,7 @@ class Parents:
 
     def begin(self) -> None:
         """From here on no trigger is called. When the batch fails the transaction is rolled back, and the settings with it."""
-        self._conn.execute(_THROUGH_INDEX)
+        self._conn.execute(_WITHOUT_TRIGGERS)
 
     def saw(self, values: Iterable[Iterable[bytes]]) -> None:
         """`values`: what occurs in each of the columns, as JSON."""
@@ -60,32 +57,46 @@ class Parents:
         """Raises Orphaned. The parents that were found are locked until the transaction ends, as the triggers would lock them."""
         wanted = [self._wanted(fk) for fk in self._table.foreign_keys]
         found = [self._found(fk) for fk in self._table.foreign_keys]
-        statement = sql.SQL("SELECT {}, {}").format(sql.SQL(", ").join(found), sql.SQL(_AS_BEFORE))
-        row = self._conn.execute(statement, [literal for literal, _ in wanted]).fetchone()
+        statement = sql.SQL("SELECT {}, {}").format(sql.SQL(", ").join(found), sql.SQL(_WITH_TRIGGERS))
+        try:
+            row = self._conn.execute(statement, [literal for literal, _ in wanted]).fetchone()
+        except psycopg.DataError:  # a key that had to be converted
+            raise Orphaned from None
         if row is None or [*row[: len(wanted)]] != [count for _, count in wanted]:
             raise Orphaned
 
     def _wanted(self, fk: ForeignKey) -> tuple[str, int]:
         """(the keys as an array's literal, how many they are)"""
-        keys = self._seen[fk.columns[0]] - {
-            NULL,
-            MISSING,
-        }  # a record without a key that has a default goes in by itself
-        together = b"\n".join([b"", *keys])
-        if any(spelling in together for spelling in _OTHERWISE):
+        # A record without a key that has a default goes in by itself.
+        keys = b"\n".join([b"", *(self._seen[fk.columns[0]] - {NULL, MISSING})])
+        if _otherwise(keys):
             raise Orphaned
         try:
-            return "{" + together[1:].decode().replace("\n", ",") + "}", len(keys)
+            return "{" + keys[1:].decode().replace("\n", ",") + "}", keys.count(b"\n")
         except UnicodeDecodeError:
             raise Orphaned from None
 
     def _found(self, fk: ForeignKey) -> sql.Composed:
-        type_name = self._table.column(fk.columns[0]).type.sql
+        parent = self._relations.get(fk.to_schema, fk.to_table).read
+        # An index takes an array in order, in one pass; the planner does not know how long it is.
         return sql.SQL(
-            "(SELECT count(*) FROM (SELECT FROM ONLY {parent} AS p WHERE p.{key} = ANY (ARRAY(SELECT unnest(%s::{type}[])))"
-            " FOR KEY SHARE OF p) found)"
+            "(SELECT pg_catalog.count(*) FROM (SELECT FROM ONLY {parent} AS p WHERE p.{key} OPERATOR({equals})"
+            " ANY (ARRAY(SELECT pg_catalog.unnest(%s::{type}[]))) FOR KEY SHARE OF p) found)"
         ).format(
-            parent=self._relations.get(fk.to_schema, fk.to_table).read,
-            key=sql.Identifier(fk.to_columns[0]),
-            type=sql.SQL(type_name),
+            parent=_beside_parameters(parent),
+            key=_beside_parameters(sql.Identifier(fk.to_columns[0])),
+            equals=sql.SQL(EQUALS),
+            type=_beside_parameters(sql.SQL(self._table.column(fk.columns[0]).type.sql)),
         )
+
+
+def _otherwise(keys: bytes) -> bool:
+    """Whether an array's literal would read one of the keys otherwise than JSON does: an object, a list, an escape but for the
+    backslash's own and the quote's."""
+    escapes = b"\\" in keys and b"\\" in keys.replace(rb"\\", b"").replace(rb"\"", b"")
+    return escapes or b"\n{" in keys or b"\n[" in keys
+
+
+def _beside_parameters(name: sql.Composable) -> sql.SQL:
+    """A percent sign in a name must not look like a parameter."""
+    return sql.SQL(name.as_string(None).replace("%", "%%"))

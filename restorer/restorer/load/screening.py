@@ -90,11 +90,12 @@ class Screened(Staged):
             ours, refers = columns(fk.columns, "s"), _refers(fk)
             wanted = sql.SQL("SELECT DISTINCT {} FROM {} AS s WHERE {}").format(ours, self.name, refers)
             # An array goes through the index in order; there is none of several columns.
-            among = "= ANY (ARRAY({}))" if len(fk.columns) == 1 else "IN ({})"
+            among = sql.SQL("ARRAY({})" if len(fk.columns) == 1 else "{}").format(wanted)
             found = self._run(
-                "WITH there AS MATERIALIZED (SELECT {theirs} FROM ONLY {p} AS p WHERE ({theirs}) {among} FOR KEY SHARE OF p) "
-                "DELETE FROM {s} AS s WHERE {refers} AND ({ours}) NOT IN (SELECT * FROM there) RETURNING s.{ord}",
-                theirs=columns(fk.to_columns, "p"), p=parent.read, among=sql.SQL(among).format(wanted), ours=ours, refers=refers,
+                "WITH there AS MATERIALIZED (SELECT {theirs} FROM ONLY {p} AS p WHERE ({theirs}) {equals} ANY ({among}) FOR KEY SHARE OF p) "
+                "DELETE FROM {s} AS s WHERE {refers} AND NOT ({ours}) {equals} ANY (SELECT * FROM there) RETURNING s.{ord}",
+                theirs=columns(fk.to_columns, "p"), p=parent.read, among=among, ours=ours, refers=refers,
+                equals=sql.SQL(f"OPERATOR({EQUALS})"),
             )  # fmt: skip
             bad |= {row[0]: named("23503", constraint=fk.name) for row in found}
         return bad
