@@ -17,7 +17,7 @@ _LOOK_SECONDS = 0.02
 
 class Beside:
     """Settles groups one after the other, in a thread and a session of its own. `settler`: makes who does it in a session. `tell`: is
-    called in that thread when one is through. Whoever made it calls `stop` in the end."""
+    called in that thread when one is through. Whoever made it closes it."""
 
     def __init__(self, session: Session, settler: Callable[[Session], Settler], tell: Callable[[], None]) -> None:
         self._session, self._tell = session.another(), tell
@@ -54,7 +54,7 @@ class Beside:
         self._settler.settle(group)
         self._session.retrying(told, what="statistics")
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """What is still under way is ended, and undone by the server."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         while not all(future.done() for future in self._groups.values()):

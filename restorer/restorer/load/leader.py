@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 
 from restorer.database import account
@@ -135,23 +136,22 @@ class Leader:
     def _with_workers(self, settle: Callable[[Beside], bool]) -> None:
         pool = self.pool()  # the first segments are cut while the workers connect
         cutting = self._segments()
-        beside = Beside(self._session, self._settler, pool.tell)
         try:
-            busy = True
-            while busy or beside.busy or settle(beside):
-                self._still_ours()
-                busy = pool.check()
-                if settle(beside):
-                    pool.wake()
-                if next(cutting, None) is not None:
-                    pool.wake()
-                else:
-                    if not self._retrying(self._bench.tasks.unsettled, what="ledger"):
-                        break  # the workers need not find that out by themselves
-                    pool.wait(LOOK_SECONDS)
-                    cutting = self._segments()
+            with closing(Beside(self._session, self._settler, pool.tell)) as beside:
+                busy = True
+                while busy or beside.busy or settle(beside):
+                    self._still_ours()
+                    busy = pool.check()
+                    if settle(beside):
+                        pool.wake()
+                    if next(cutting, None) is not None:
+                        pool.wake()
+                    else:
+                        if not self._retrying(self._bench.tasks.unsettled, what="ledger"):
+                            break  # the workers need not find that out by themselves
+                        pool.wait(LOOK_SECONDS)
+                        cutting = self._segments()
         finally:
-            beside.stop()
             pool.stop()
 
     def pool(self) -> Pool:
