@@ -14,7 +14,7 @@ _THOROUGH = "THOROUGH" in os.environ  # `make slow`
 
 
 def examples(most: int) -> Callable[[F], F]:
-    """`most` of them in `make slow`, a third in `make test`."""
-    count = most if _THOROUGH else -(-most // 3)
+    """`most` of them in `make slow`, a fifth in `make test`."""
+    count = most if _THOROUGH else -(-most // 5)
     quiet = settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     return lambda test: pytest.mark.property(quiet(test))

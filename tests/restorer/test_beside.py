@@ -27,7 +27,7 @@ def cycle(at: Restore, then: str) -> None:
 
 def test_others_go_on_while_it_is_settled(at: Restore):
     """Their parents are complete by the leader's word, who had been busy."""
-    cycle(at, "PERFORM pg_sleep(4)")
+    cycle(at, "PERFORM pg_sleep(3)")
     at.schema("CREATE TABLE p (id int PRIMARY KEY CHECK (pg_sleep(0.01) IS NOT NULL))")
     at.schema("CREATE TABLE u (id int PRIMARY KEY REFERENCES p)", "CREATE TABLE w (id int PRIMARY KEY REFERENCES u)")
     for name in "puw":
