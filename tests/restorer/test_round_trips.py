@@ -35,6 +35,15 @@ def test_a_batch_takes_three(at: Restore):
         assert for_each(at, proxy, rows[:400], rows, 40) == pytest.approx(3, abs=0.2)
 
 
+def test_one_without_triggers_takes_five_more(at: Restore):
+    """To lock, to look at the catalog (twice), to switch triggers off, and to look for the parents."""
+    at.schema("CREATE TABLE p (id int PRIMARY KEY)", "INSERT INTO p VALUES (1)")
+    at.schema("CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES p)")
+    rows = [{"id": i, "p": 1} for i in range(4000)]
+    with CountingProxy(at.dsn) as proxy:
+        assert for_each(at, proxy, rows[:1000], rows, 250) == pytest.approx(8, abs=0.4)
+
+
 def test_one_with_bad_rows_takes_a_few_more(at: Restore):
     at.schema("CREATE TABLE t (id int PRIMARY KEY, v int CHECK (v < 1000))")
     rows = [{"id": i, "v": 5000 if i % 40 == 7 else i % 100} for i in range(2000)]

@@ -263,10 +263,10 @@ class Ladder:
         names = self.shaper.columns
         # What only the server can read went through the probe.
         collided = self._filled(conn, (names, names), [sifted.of(apart)], outcome, False) if apart else None
-        with without_triggers(conn) if vouching or afterwards else nullcontext():
+        with without_triggers(conn) if vouching or afterwards is not None else nullcontext():
             self._copy(conn, good, outcome, True)
-        if afterwards:
-            if afterwards.orphans():
+        if afterwards is not None:
+            if afterwards.parentless():
                 raise Orphaned
             self.merger.done_with(afterwards)
         self._tell_origin(conn, outcome, stages or collided)

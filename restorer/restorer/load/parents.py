@@ -16,10 +16,8 @@ from restorer.convert.exact import rule
 from restorer.convert.field import MISSING, NULL
 from restorer.database.connection import Connection
 from restorer.database.relation import EQUALS, Relations
+from restorer.load.vouching import WITH_TRIGGERS, WITHOUT_TRIGGERS
 from restorer.model import ForeignKey, Table, TablePlan
-
-_WITHOUT_TRIGGERS = "SET LOCAL session_replication_role = replica"
-_WITH_TRIGGERS = "pg_catalog.set_config('session_replication_role', 'origin', true)"
 
 
 class Orphaned(Exception):
@@ -45,19 +43,19 @@ class Parents:
         self._seen: dict[str, set[bytes]] = {name: set() for name in columns}
 
     def begin(self) -> None:
-        """From here on no trigger is called. When the batch fails the transaction is rolled back, and the settings with it."""
-        self._conn.execute(_WITHOUT_TRIGGERS)
+        """From here on no trigger is called."""
+        self._conn.execute(WITHOUT_TRIGGERS)
 
     def saw(self, values: Iterable[Iterable[bytes]]) -> None:
         """`values`: what occurs in each of the columns, as JSON."""
-        for seen, more in zip(self._seen.values(), values, strict=False):
+        for seen, more in zip(self._seen.values(), values, strict=False):  # none of a record that is too large
             seen.update(more)
 
     def end(self) -> None:
         """Raises Orphaned. The parents that were found are locked until the transaction ends, as the triggers would lock them."""
         wanted = [self._wanted(fk) for fk in self._table.foreign_keys]
         found = [self._found(fk) for fk in self._table.foreign_keys]
-        statement = sql.SQL("SELECT {}, {}").format(sql.SQL(", ").join(found), sql.SQL(_WITH_TRIGGERS))
+        statement = sql.SQL("SELECT {}, {}").format(sql.SQL(", ").join(found), sql.SQL(WITH_TRIGGERS))
         try:
             row = self._conn.execute(statement, [literal for literal, _ in wanted]).fetchone()
         except psycopg.DataError:  # a key that had to be converted

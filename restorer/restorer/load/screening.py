@@ -28,7 +28,7 @@ class Screened(Staged):
         that stay are locked, and stay as well (vouching.py)."""
         if self.table.changing:
             return {}
-        return self._nulls() | self._checks() | (self.orphans() if vouching else self._orphans())
+        return self._nulls() | self._checks() | (self.parentless() if vouching else self._orphans())
 
     def _nulls(self) -> dict[int, Problem]:
         """Only where the converter left nulls alone, because a trigger may fill them in."""
@@ -81,7 +81,7 @@ class Screened(Staged):
                 bad |= {row[0]: named("23503", constraint=fk.name) for row in found}
         return bad
 
-    def orphans(self) -> dict[int, Problem]:
+    def parentless(self) -> dict[int, Problem]:
         """Takes out rows whose parent is missing, where all foreign keys are plain ones: each parent is looked for once, and locked
         as the trigger of the foreign key would (FOR KEY SHARE)."""
         bad: dict[int, Problem] = {}

@@ -143,7 +143,7 @@ class Settler:
                 vouching = self._may_vouch(conn, stages)
                 with without_triggers(conn) if vouching else nullcontext():
                     self._write(conn, stages, done, {})
-                if vouching and any(s.orphans() for s in every):  # a parent that is in no stage has gone just now
+                if vouching and any(s.parentless() for s in every):  # a parent that is in no stage has gone just now
                     raise Suppressed
             for name, outcome in done.items():
                 outcomes[name].absorb(outcome)

@@ -86,12 +86,19 @@ SELECT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = %(table)s::oid AND t.t
             AND (SELECT typtype FROM pg_type WHERE oid = d.refobjid) <> 'e')"""
 
 
+# When what stands between the two fails the transaction is rolled back, and the setting with it.
+WITHOUT_TRIGGERS = "SET LOCAL session_replication_role = replica"
+WITH_TRIGGERS = (
+    "pg_catalog.set_config('session_replication_role', 'origin', true)"  # an expression, for a query that asks more
+)
+
+
 @contextmanager
 def without_triggers(conn: Connection) -> Iterator[None]:
-    """When it fails the transaction is rolled back, and the setting with it."""
-    conn.execute("SET LOCAL session_replication_role = replica")
+    """For what goes in here."""
+    conn.execute(WITHOUT_TRIGGERS)
     yield
-    conn.execute("SET LOCAL session_replication_role = origin")
+    conn.execute(f"SELECT {WITH_TRIGGERS}")
 
 
 def _allowed(conn: Connection) -> bool:
