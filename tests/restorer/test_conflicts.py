@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -11,10 +13,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from properties import examples
 from restorer.events import AnyEvent, BatchLoaded
+from restorer.load.asking import Asking
 from restorer.load.keys import Keyed
 from restorer.load.stage import Stage
 from restorer.load.staged import Staged
 
+T = TypeVar("T")
 POLICIES = ("Skip", "Update", "Reject")
 
 
@@ -90,20 +94,26 @@ def test_a_key_that_another_worker_commits_before_a_merge_writes_sends_no_row_to
     assert levels(seen) == {"Merge": 5}
 
 
+@pytest.mark.parametrize("query", [True, False])
 def test_a_key_that_another_worker_commits_after_the_probe_does_not_stage_the_batch(
-    at: Restore, monkeypatch: pytest.MonkeyPatch
+    at: Restore, query: bool, monkeypatch: pytest.MonkeyPatch
 ):
     at.schema("CREATE TABLE t (id int PRIMARY KEY, v text)")
-    colliding, times, seen = Keyed.colliding, [], list[AnyEvent]()
+    times, seen = [], list[AnyEvent]()
 
-    def beside(stage: Keyed) -> set[int]:
-        found = colliding(stage)
-        if not times:
-            at.db.execute("INSERT INTO t VALUES (3, 'other')")
-        times.append(1)
-        return found
+    def beside(look: Callable[..., T]) -> Callable[..., T]:
+        def looking(*args: Any, **kwargs: Any) -> T:
+            found = look(*args, **kwargs)
+            if not times:
+                at.db.execute("INSERT INTO t VALUES (3, 'other')")
+            times.append(1)
+            return found
 
-    monkeypatch.setattr(Keyed, "colliding", beside)
+        return looking
+
+    monkeypatch.setattr(Keyed, "colliding", beside(Keyed.colliding))
+    monkeypatch.setattr(Asking, "ask", beside(Asking.ask))
+    monkeypatch.setattr(Asking, "possible", staticmethod(lambda *_: query))
     records = [{"id": i, "v": "b"} for i in (1, 2, 3, 4, 1)]
     result = at.file("t", records).ok(emit=seen.append, verification={"rowCounts": False})
     assert result.counts() == {"inserted": 3, "duplicate": 1, "conflict": 1}

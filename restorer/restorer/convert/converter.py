@@ -40,6 +40,9 @@ from restorer.source.scanner import ScanError, pairs
 
 _NO_STRUCT_KEY = re.compile(r'["\\\x00-\x1f]')  # msgspec has no structs with such keys
 
+# Elements of an array that are spelled as the fields are, quotes and all.
+_ELEMENTS = re.compile(rb'(?:(?:null|true|false|"[^"\\\x00-\x1f]*"|[-+]?[0-9][-+.:0-9A-Za-z]*)\n)*+').fullmatch
+
 _SOME = 8  # good records of which one may stand for a bad one
 
 Record = Sequence[msgspec.Raw]  # the values per column in COPY order, ignored keys behind them
@@ -49,8 +52,10 @@ Record = Sequence[msgspec.Raw]  # the values per column in COPY order, ignored k
 class Rows:
     """What a piece became. `lines`: one line of COPY per record without its newline, b"" where it cannot be converted; JSON's quotes
     still stand in them, and go when they are sent, many lines at once (field.unquoted).
-    `probes`: where asked for, lines with the probe's columns alone. `keys`: where asked for, the raw values that occur in each of
-    Converter's `keys`. `problems`: index in the piece -> why not.
+    `probed`: where asked for, of each of the probe's columns the fields of those records that have neither problems nor `defaults`,
+    between newlines; `listed`: whether they all read the same as elements of an array (PostgreSQL documentation, "Array Input and
+    Output Syntax"). `keys`: where asked for, the raw values that occur in each of Converter's `keys`. `problems`: index in the
+    piece -> why not.
     `defaults`: index -> positions (in Converter.columns) of the columns whose key is missing although they have a default;
     the line holds null there, and the row is to be sent without those columns. `exact`: how many records held a value that
     did not go as it stood. `json_nulls`: nulls stored as JSON null because their column is NOT NULL."""
@@ -60,7 +65,8 @@ class Rows:
     defaults: dict[int, tuple[int, ...]] = field(default_factory=dict)
     exact: int = 0
     json_nulls: int = 0
-    probes: list[bytes] = field(default_factory=list)
+    probed: list[bytes] = field(default_factory=list)
+    listed: bool = True
     keys: list[set[bytes]] = field(default_factory=list)
 
 
@@ -149,9 +155,6 @@ class Converter:
                 for position in range(end, len(self._writers))
             ]
             lines = list(map(b"\t".join, zip(lines, *rest, strict=True) if end else zip(*rest, strict=True)))
-        if probe and self._probe:
-            parts = [converted.get(p) or map(itemgetter(p), records) for p in self._probe]
-            rows.probes = list(map(b"\t".join, zip(*parts, strict=True)))
         for position, fields in converted.items():
             if self._writers[position].json_null:
                 lost = sum(fields[index] == JSON_NULL for index in rows.problems)
@@ -160,9 +163,22 @@ class Converter:
             lines[index] = b""
             rows.defaults.pop(index, None)
         rows.defaults = {index: tuple(sorted(positions)) for index, positions in rows.defaults.items()}
+        if probe:
+            self._show(records, converted, rows)
         rows.lines = lines
         rows.exact = len(lines) if exact else len(touched)
         return rows
+
+    def _show(self, records: list[Record], converted: Mapping[int, list[Any]], rows: Rows) -> None:
+        """What a probe sees of them."""
+        apart = sorted(rows.problems.keys() | rows.defaults.keys(), reverse=True)  # few, as a rule
+        for position in self._probe:
+            fields = converted.get(position) or list(map(itemgetter(position), records))
+            for index in apart:
+                del fields[index]
+            joined = b"\n".join(fields)
+            rows.probed.append(joined)
+            rows.listed = rows.listed and (_listed(joined) if position in converted else b"\\" not in joined)
 
     def _column(
         self, position: int, records: list[Record], rows: Rows, touched: set[int], exact: bool, trusting: bool
@@ -308,6 +324,10 @@ class Converter:
                 message = f'table "{self._table}" has no column for the key'
                 raise Unfit("UnknownColumn", "42703", message, key[:255])
         return tuple(members.get(key, blank) for key, blank in self._blank.items())
+
+
+def _listed(fields: bytes) -> bool:
+    return _ELEMENTS(fields + b"\n") is not None
 
 
 def _distinct(values: Iterable[Any]) -> set[bytes]:

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from restorer.database.origins import Origins
 from restorer.database.relation import equal, is_parent
+from restorer.load.conditions import joined
 from restorer.load.hold import behind
 from restorer.load.keys import Keyed
 from restorer.load.staged import identity
@@ -77,7 +78,7 @@ class Contested(Keyed):
             found.update(o for o, first in self._clusters(unique) if o != first)
             rows = self._run(
                 "SELECT s.{ord} FROM {s} AS s, {t} AS t WHERE {join} AND {ours}",
-                join=self._joined(unique), ours=origins.wrote("t"),
+                join=joined(unique), ours=origins.wrote("t"),
             )  # fmt: skip
             found.update(row[0] for row in rows)
         return self.set_aside(found, held)
@@ -98,7 +99,7 @@ class Contested(Keyed):
         for unique in self._uniques():
             rows = self._run(
                 "SELECT s.{ord}, t.xmin::text, t.tableoid::bigint, t.ctid::text, {name}::text FROM {s} AS s, {t} AS t WHERE {join}",
-                name=name, join=self._joined(unique),
+                name=name, join=joined(unique),
             )  # fmt: skip
             found += [Holder(*row) for row in rows]
         return found

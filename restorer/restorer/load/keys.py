@@ -10,6 +10,7 @@ from psycopg import sql
 
 from restorer.database.problems import named
 from restorer.database.relation import columns, equal
+from restorer.load.conditions import joined, visible, whole, within
 from restorer.load.screening import Screened
 from restorer.model import Column, ColumnType, Problem, Unique
 
@@ -35,7 +36,6 @@ _COMPARABLE = frozenset(
 )
 _TEXT = frozenset(["text", "varchar", "bpchar", "name"])
 _HASHED = frozenset(["inet", "cidr", "macaddr", "macaddr8", "interval", "timetz"])  # but not compared as they are
-_ORDERED = frozenset(["int2", "int4", "int8", "numeric", "date", "timestamp", "timestamptz"])  # quickly compared
 _FEW = 200  # rows that are looked through as fast as an index is made
 
 
@@ -51,13 +51,7 @@ class Keyed(Screened):
     """Rows that need no writing, or must not be written, are taken out and counted."""
 
     def _uniques(self) -> list[Unique]:
-        """The keys that set queries can look at, the identity first."""
-        others = [
-            u
-            for u in self.table.uniques
-            if u.columns and not u.partial and u is not self._identity and set(u.columns) <= set(self.given)
-        ]
-        return [self._identity, *others] if self._identity else others
+        return visible(self.table, self.given)
 
     def existing(
         self, on_conflict: str, ordinal: int | None = None, *, lazily: bool = False, but: sql.Composable | None = None
@@ -86,22 +80,11 @@ class Keyed(Screened):
             rows = self._run(
                 "SELECT s.{ord} FROM {s} AS s WHERE {within} AND EXISTS (SELECT FROM {t} AS t WHERE {join} AND {current}) "
                 "UNION ALL SELECT unnest(array_agg({ord})) FROM {s} WHERE {whole} GROUP BY {key} HAVING count(*) > 1",
-                within=self._within(unique), join=self._joined(unique), current=self._target.current("t"),
-                whole=_whole(unique), key=columns(unique.columns),
+                within=within(unique, self.table, self._target), join=joined(unique), current=self._target.current("t"),
+                whole=whole(unique), key=columns(unique.columns),
             )  # fmt: skip
             found.update(row[0] for row in rows)
         return found
-
-    def _within(self, unique: Unique) -> sql.Composable:
-        """The row's key is not larger than all of the table's. Files are mostly in the order of their keys: then one look at the
-        end of the index spares one into it for almost every row."""
-        kind = self.table.column(unique.columns[0]).type
-        if len(unique.columns) > 1 or unique.nulls_not_distinct or kind.kind != "b" or kind.name not in _ORDERED:
-            return sql.SQL("true")
-        name = unique.columns[0]
-        return sql.SQL("{} <= (SELECT max({}) FROM {})").format(
-            sql.Identifier("s", name), sql.Identifier(name), self._target.read
-        )
 
     def inside(self, on_conflict: str) -> Keys:
         """Takes out rows whose key another row of the stage has, as if they came one after the other: the first counts,
@@ -138,7 +121,7 @@ class Keyed(Screened):
             "SELECT o, f FROM (SELECT {ord} AS o, first_value({ord}) OVER w AS f, count(*) OVER (PARTITION BY {key}) AS n "
             "FROM {s} WHERE {whole} WINDOW w AS (PARTITION BY {key} ORDER BY {ord})) x WHERE n > 1 ORDER BY o",
             key=columns(unique.columns),
-            whole=_whole(unique),
+            whole=whole(unique),
         )  # fmt: skip
         return [(o, f) for o, f in found]
 
@@ -164,7 +147,7 @@ class Keyed(Screened):
         seed = sql.Literal(zlib.crc32(unique.name.encode()))
         parts = [self._hash_of(self.table.column(name)) for name in unique.columns]
         hashed = sql.SQL("hash_array_extended(ARRAY[{}]::bigint[], {})").format(sql.SQL(", ").join(parts), seed)
-        return sql.SQL("CASE WHEN {} THEN {} END").format(_whole(unique), hashed)
+        return sql.SQL("CASE WHEN {} THEN {} END").format(whole(unique), hashed)
 
     def _hash_of(self, column: Column) -> sql.Composable:
         name, kind = sql.Identifier(column.name), column.type
@@ -184,7 +167,7 @@ class Keyed(Screened):
                     row = self._run(
                         "SELECT EXISTS (SELECT FROM {s} AS s JOIN {o} AS t ON {joined})",
                         o=other.name,
-                        joined=self._joined(unique),
+                        joined=joined(unique),
                     ).fetchone()
                 if row and row[0]:
                     return True
@@ -288,7 +271,7 @@ class Keyed(Screened):
             own = sql.SQL("{} AND ({}) NOT IN (SELECT {} FROM {} AS e)").format(own, theirs, ours, self.name)
         found = self._run(
             "DELETE FROM {s} AS s USING {t} AS t WHERE {join}{own}{only} AND {current} RETURNING s.{ord}, {same}",
-            current=self._target.current("t"), join=self._joined(unique), own=own, only=only,
+            current=self._target.current("t"), join=joined(unique), own=own, only=only,
             same=sql.SQL("false") if self._identity else self._same("s", "t"),
         )  # fmt: skip
         for ordinal, is_same in found:
@@ -296,22 +279,6 @@ class Keyed(Screened):
                 keys.duplicate += 1
             else:
                 keys.different[ordinal] = named("23505", constraint=unique.name)
-
-    def _joined(self, unique: Unique) -> sql.Composed:
-        if not unique.nulls_not_distinct:
-            return equal("t", unique.columns, "s", unique.columns)
-        pairs = [
-            sql.SQL("{} IS NOT DISTINCT FROM {}").format(sql.Identifier("t", c), sql.Identifier("s", c))
-            for c in unique.columns
-        ]
-        return sql.SQL(" AND ").join(pairs)
-
-
-def _whole(unique: Unique) -> sql.Composable:
-    """The condition that a row's key can be like another one's: with a null in it, it is like none."""
-    if unique.nulls_not_distinct:
-        return sql.SQL("true")
-    return sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(c)) for c in unique.columns)
 
 
 def beaten(

@@ -23,7 +23,6 @@ from itertools import chain
 import psycopg
 from psycopg import sql
 
-from restorer.convert.exact import only_the_server_can_read
 from restorer.convert.field import unquoted
 from restorer.database.connection import Connection, kind_of
 from restorer.database.copying import copying
@@ -32,12 +31,14 @@ from restorer.database.origins import Origin, Origins
 from restorer.database.relation import Relations, columns
 from restorer.database.tasks import Task
 from restorer.database.waiting import Waiting
+from restorer.load.asking import Unanswered
 from restorer.load.batch import Batch, Batches, Convert, Outcome
 from restorer.load.contest import all_seen
 from restorer.load.experience import Experience, Way
 from restorer.load.feeding import Feeder, send
 from restorer.load.merging import Explain, Merger
 from restorer.load.parents import Orphaned, Parents, parent_keys
+from restorer.load.probing import Mixed, Probing
 from restorer.load.shaping import Others, Shape, Shaper, keeping
 from restorer.load.sifting import Sifted, probe_columns
 from restorer.load.stage import Stage, Suppressed
@@ -52,10 +53,6 @@ _ALARMS = 3  # batches of a table that had to go twice because its keys are not 
 class Crowded(Exception):
     """The batch needs more temporary tables than one transaction should have: each keeps its locks to the end, and a server
     has room for so many (max_locks_per_transaction). Halves of it, each in a transaction of its own, need fewer."""
-
-
-class _Mixed(Exception):
-    """Records of different shapes have one key: what comes first and last can only be told one after the other."""
 
 
 class Ladder:
@@ -84,12 +81,12 @@ class Ladder:
         # In a cycle rows wait, and what comes later may take a key that nobody sees, or find one that an update lets go of.
         unforeseen = bool(inner) and (on_conflict == "Update" or not all_seen(plan))
         self._probe = None if self._always_staged or unforeseen else probe_columns(plan)
-        self._isolating = any(only_the_server_can_read(c.column.type) for c in plan.columns)
         self._keys, self._false_alarms = parent_keys(plan), 0
         self.shaper = Shaper(plan, self._probe or (), self._keys)
         self.merger = Merger(
             plan, relations, on_conflict, inner=inner, home=home, waiting=waiting, origins=origins, explain=explain
         )
+        self._probing = Probing(plan, relations, self.merger, self._probe or (), cyclic=bool(inner))
         self._target = relations.of(plan.table)
         self._learnt = Experience(
             staged=staged, always_staged=self._always_staged, probed=self._probe is not None, cyclic=bool(inner)
@@ -140,6 +137,7 @@ class Ladder:
         if way == "direct" and self.merger.some_wait(conn):
             way = "stage" if self._probe is None or learnt.sift_fails else "sift"
         deepest, raced, keyed, alarmed = "Copy", False, True, False
+        self._probing.begin()
         while True:
             begin(conn, way != "direct")
             self.merger.begin()
@@ -147,11 +145,11 @@ class Ladder:
             outcome = Outcome(level=deepest, rejects={}, deferred=[])
             try:
                 self._attempt(conn, batch, outcome, exact, way, following, trusting, keyed)
-            except (Suppressed, _Mixed) as reason:
+            except (Suppressed, Mixed) as reason:
                 rollback(conn)
                 learnt.sift_fails = isinstance(reason, Suppressed)
                 way = "stage"
-                self._explain(f"{type(reason).__name__.strip('_')}: again by Merge")
+                self._explain(f"{type(reason).__name__}: again by Merge")
                 continue
             except Orphaned:
                 rollback(conn)
@@ -159,6 +157,11 @@ class Ladder:
                 if self._probe is not None and not learnt.sift_fails:
                     way = "sift"
                 self._explain("not every parent was found: again, and each row is asked for its own")
+                continue
+            except Unanswered:
+                rollback(conn)
+                self._probing.doubt()
+                self._explain("the probe's query failed: again by a stage")
                 continue
             except psycopg.Error as error:
                 if kind_of(error) != "record" or way == "blind":
@@ -174,6 +177,8 @@ class Ladder:
                     exact, deepest = True, max(deepest, "Exact", key=_depth)
                 elif way == "direct" and self._probe is not None and not learnt.sift_fails:
                     way = "sift"
+                elif way == "sift" and state == "23505" and self._probing.doubt():
+                    pass  # keys that are one, but spelled in two ways
                 elif way == "sift" and state == "23505" and not raced:
                     raced = True  # another worker was first with a key: the probe sees it now
                 elif way in ("direct", "sift"):
@@ -238,32 +243,17 @@ class Ladder:
             self.merger.merge(conn, stage, outcome)
         c, taken = outcome.counters, any(p.sqlstate == "23505" for p in outcome.rejects.values())
         if c.duplicate or c.conflict or c.updated or taken or (self.merger.in_segments and outcome.deferred):
-            raise _Mixed  # a key that is there may be one that came later in the file
+            raise Mixed  # a key that is there may be one that came later in the file
 
     def _sift(self, conn: Connection, sifted: Sifted, others: Others, outcome: Outcome, keyed: bool) -> None:
         stages = [self._filled(conn, shape, [lines], outcome, True) for shape, lines in others.items()]
-        apart: set[int] = set()
-        vouching, afterwards = False, None
-        if self._probe:
-            probe = self.merger.stage(conn, self._probe, self._next_number(), narrow=True, keep=True)
-            outcome.needed("Merge")
-            outcome.rejects |= probe.copy(self._probe, sifted.probes, isolate=self._isolating)
-            vouching = self.merger.may_vouch(conn, probe, self.shaper.columns)
-            outcome.rejects |= probe.screen(vouching=vouching)
-            sifted.probes.clear()
-            if any(stage.shares_key_with([*stages[:n], probe]) for n, stage in enumerate(stages)):
-                raise _Mixed
-            apart = probe.colliding()
-            self.merger.set_aside(conn, probe, apart, outcome)
-            if keyed and self.merger.may_vouch_afterwards(conn, probe, probe.size, self.shaper.columns):
-                afterwards = probe
-            else:
-                self.merger.done_with(probe)
-        good = sifted.but(apart | outcome.rejects.keys() | set(outcome.deferred))
-        names = self.shaper.columns
+        names, number = self.shaper.columns, self._next_number()
+        seen = self._probing.look(conn, sifted, stages, outcome, number, names, keyed)
+        apart, afterwards = seen.apart, seen.afterwards
+        good = sifted.but({*apart, *outcome.rejects, *outcome.deferred})
         # What only the server can read went through the probe.
         collided = self._filled(conn, (names, names), [sifted.of(apart)], outcome, False) if apart else None
-        with without_triggers(conn) if vouching or afterwards is not None else nullcontext():
+        with without_triggers(conn) if seen.vouching or afterwards is not None else nullcontext():
             self._copy(conn, good, outcome, True)
         if afterwards is not None:
             if afterwards.parentless():

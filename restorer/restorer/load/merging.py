@@ -99,12 +99,12 @@ class Merger:
             name=name, kept=kept, narrow=narrow,
         )  # fmt: skip
 
-    def may_vouch(self, conn: Connection, stage: Stage, brought: Shape) -> bool:
-        """Whether the stage may stand for the triggers of the table's foreign keys, for rows that bring the columns `brought`: where
-        it is worth while."""
+    def may_vouch(self, conn: Connection, shown: Shape, rows: int, brought: Shape) -> bool:
+        """Whether a look at the columns `shown` may stand for the triggers of the table's foreign keys, for so many rows, which bring
+        the columns `brought`: where it is worth while."""
         if self._inner or self._voucher.of_itself or self.on_conflict == "Update":
             return False
-        return self._voucher.shown_by(stage.given) and self._may_vouch(conn, stage.size, brought)
+        return self._voucher.shown_by(shown) and self._may_vouch(conn, rows, brought)
 
     def may_vouch_afterwards(self, conn: Connection, stage: Stage, rows: int, brought: Shape) -> bool:
         """Whether a stage may stand for those triggers that only shows once its rows are in the table too whether every parent is
@@ -134,7 +134,7 @@ class Merger:
         vouching = False
         if not blind:
             if not screened:
-                vouching = self.may_vouch(conn, stage, stage.given)
+                vouching = self.may_vouch(conn, stage.given, stage.size, stage.given)
                 outcome.rejects |= stage.screen(vouching=vouching)
             aside = self._set_aside(conn, stage, outcome, aside)
             self._settle_existing(stage, outcome, lazily=True)

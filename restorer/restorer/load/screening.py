@@ -12,6 +12,7 @@ from restorer.database.connection import kind_of
 from restorer.database.message import in_one_message
 from restorer.database.problems import named
 from restorer.database.relation import EQUALS, columns, is_parent
+from restorer.load.conditions import checks, locked_parents, missing, not_among
 from restorer.load.staged import Staged
 from restorer.model import ForeignKey, Problem
 
@@ -44,11 +45,7 @@ class Screened(Staged):
 
     def _checks(self) -> dict[int, Problem]:
         """A CHECK may call anything: one that fails by itself is left to the Row rung."""
-        tests = [
-            (sql.SQL("NOT ({})").format(sql.SQL(c.expression)), named("23514", constraint=c.name))
-            for c in self.table.checks
-            if c.columns and set(c.columns) <= set(self.given)
-        ]
+        tests = checks(self.table, self.given)
         if not tests:
             return {}
         try:
@@ -86,16 +83,10 @@ class Screened(Staged):
         as the trigger of the foreign key would (FOR KEY SHARE)."""
         bad: dict[int, Problem] = {}
         for fk in self.table.foreign_keys:
-            parent = self._relations.get(fk.to_schema, fk.to_table)
-            ours, refers = columns(fk.columns, "s"), _refers(fk)
-            wanted = sql.SQL("SELECT DISTINCT {} FROM {} AS s WHERE {}").format(ours, self.name, refers)
-            # An array goes through the index in order; there is none of several columns.
-            among = sql.SQL("ARRAY({})" if len(fk.columns) == 1 else "{}").format(wanted)
+            there = sql.Identifier("there")
             found = self._run(
-                "WITH there AS MATERIALIZED (SELECT {theirs} FROM ONLY {p} AS p WHERE ({theirs}) {equals} ANY ({among}) FOR KEY SHARE OF p) "
-                "DELETE FROM {s} AS s WHERE {refers} AND NOT ({ours}) {equals} ANY (SELECT * FROM there) RETURNING s.{ord}",
-                theirs=columns(fk.to_columns, "p"), p=parent.read, among=among, ours=ours, refers=refers,
-                equals=sql.SQL(f"OPERATOR({EQUALS})"),
+                "WITH {there} AS MATERIALIZED ({parents}) DELETE FROM {s} AS s WHERE {without} RETURNING s.{ord}",
+                there=there, parents=locked_parents(fk, self._relations, self.name), without=not_among(fk, there),
             )  # fmt: skip
             bad |= {row[0]: named("23503", constraint=fk.name) for row in found}
         return bad
@@ -104,12 +95,7 @@ class Screened(Staged):
         return fk.readable and set(fk.columns) <= set(self.given)
 
     def _missing(self, fk: ForeignKey) -> sql.Composed:
-        """The row refers to a parent (MATCH SIMPLE: no null; FULL: not all null) that the table has not."""
-        parent = self._relations.get(fk.to_schema, fk.to_table)
-        there = sql.SQL("EXISTS (SELECT FROM {} p WHERE {} AND {})").format(
-            parent.read, is_parent("p", "s", fk), parent.current("p")
-        )
-        return sql.SQL("({}) AND NOT {}").format(_refers(fk), there)
+        return missing(fk, self._relations)
 
     def inner(self) -> list[ForeignKey]:
         """The foreign keys within the table's own cycle that set queries can look through."""
@@ -175,8 +161,3 @@ class Screened(Staged):
         yield
         if wanted:
             self._conn.execute("SET LOCAL enable_hashjoin = off")
-
-
-def _refers(fk: ForeignKey) -> sql.Composed:
-    nulls = [sql.SQL("{} IS NOT NULL").format(sql.Identifier("s", c)) for c in fk.columns]
-    return sql.SQL(" OR " if fk.match == "f" else " AND ").join(nulls)

@@ -54,14 +54,10 @@ class Shaper:
             numbers, apart = range(start, start + len(rows.lines)), self._apart(start, piece, rows, outcome, others)
             yield _numbered(numbers, rows.lines, apart)
 
-    def sifted(
-        self, batch: Batch, outcome: Outcome, others: Others
-    ) -> Iterator[tuple[int, list[bytes], Collection[int], list[Line]]]:
+    def sifted(self, batch: Batch, outcome: Outcome, others: Others) -> Iterator[tuple[int, Rows, Collection[int]]]:
         """What Sifted takes, converted exactly, piece by piece; apart are the records that do not bring all planned columns."""
         for start, piece, rows in batch.converted(self.converter.sifted):
-            numbers, apart = range(start, start + len(rows.lines)), self._apart(start, piece, rows, outcome, others)
-            probes = _numbered(numbers, rows.probes, apart) if rows.probes else []
-            yield start, rows.lines, [start + i for i in apart], probes
+            yield start, rows, [start + i for i in self._apart(start, piece, rows, outcome, others)]
 
     def _apart(self, start: int, piece: Piece, rows: Rows, outcome: Outcome, others: Others) -> Collection[int]:
         """Puts problems and other shapes where they belong. -> their positions in the piece"""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator
 
+from restorer.convert.converter import Rows
 from restorer.convert.exact import only_the_server_can_read
 from restorer.load.shaping import Shape
 from restorer.load.staged import Line
@@ -44,16 +45,37 @@ def _groups(table: Table) -> Iterator[tuple[str, ...]]:
 
 
 class Sifted:
-    """The lines of a batch, and those of its probe. Converted whole before the first question to the server."""
+    """The lines of a batch, and what a probe of it sees. Converted whole before the first question to the server.
 
-    def __init__(self, lines: Iterable[tuple[int, list[bytes], Collection[int], list[Line]]]) -> None:
-        """`lines`: for each piece the index of its first record, a line for each record, the indices of those that do not
-        count, and the lines of the probe."""
+    `indices`: of the records that a probe sees; `listed`: whether their fields read the same as elements of an array."""
+
+    def __init__(self, pieces: Iterable[tuple[int, Rows, Collection[int]]]) -> None:
+        """`pieces`: for each the index of its first record, what it became, and the indices of those that do not count."""
         self._pieces: list[tuple[int, list[bytes], Collection[int]]] = []
-        self.probes: list[list[Line]] = []
-        for start, whole, apart, probe in lines:
-            self._pieces.append((start, whole, apart))
-            self.probes.append(probe)
+        self._probed: list[list[bytes]] = []
+        self.indices: list[int] = []
+        self.listed = True
+        for start, rows, apart in pieces:
+            self._pieces.append((start, rows.lines, apart))
+            seen = list(range(start, start + len(rows.lines)))
+            for index in sorted(apart, reverse=True):  # few, as a rule
+                del seen[index - start]
+            if seen and rows.probed:
+                self.indices += seen
+                self._probed.append(rows.probed)
+                self.listed = self.listed and rows.listed
+
+    def columns(self) -> list[bytes]:
+        """The fields of each of the probe's columns, between newlines."""
+        return list(map(b"\n".join, zip(*self._probed, strict=True)))
+
+    def probes(self) -> Iterator[list[Line]]:
+        """The lines of a probe that is a stage, piece by piece; each is let go."""
+        at, probed, self._probed = 0, self._probed[::-1], []
+        while probed:
+            lines = list(map(b"\t".join, zip(*(fields.split(b"\n") for fields in probed.pop()), strict=True)))
+            yield list(zip(self.indices[at : at + len(lines)], lines, strict=True))
+            at += len(lines)
 
     def of(self, indices: Collection[int]) -> list[Line]:
         """The lines of these records."""

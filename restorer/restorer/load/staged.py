@@ -49,10 +49,7 @@ class Staged:
         from."""
         self._conn, self.table, self._relations, self.given, self._inner = conn, table, relations, given, inner
         self._target = relations.of(table)
-        own = {c.name for c in table.columns}
-        self.ord = sql.Identifier(
-            next(o for o in ("dbrestore ord", "dbrestore ord 2", "dbrestore ord 3") if o not in own)
-        )
+        self.ord = sql.Identifier(ordinal_name(table))
         self.size = 0  # lines that were copied in
         self._dropped = False
         self.indexed = False
@@ -177,6 +174,12 @@ def _keeping(chunks: Iterable[list[Line]], kept: list[Line]) -> Iterator[list[Li
     for chunk in chunks:
         kept.extend(chunk)
         yield chunk
+
+
+def ordinal_name(table: Table) -> str:
+    """A column's name that the table has not."""
+    own = {c.name for c in table.columns}
+    return next(o for o in ("dbrestore ord", "dbrestore ord 2", "dbrestore ord 3") if o not in own)
 
 
 def identity(table: Table, given: tuple[str, ...]) -> Unique | None:

@@ -1,0 +1,141 @@
+"""A probe without a table: what it would see goes along with one query, as arrays.
+
+To fill a temporary table, look through it for one thing after the other and have the commit empty it takes three times as long.
+Rows that share a key with each other are found here, by the bytes of their keys: most keys are spelled in one way only. Where that
+is wrong the COPY fails, and a probe that is a stage (sifting.py) is asked the next time; so it is wherever a field reads otherwise in
+an array than in a line of COPY, or the query fails.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import psycopg
+from psycopg import sql
+
+from restorer.convert.exact import only_the_server_can_read
+from restorer.database.connection import Connection, kind_of
+from restorer.database.problems import named
+from restorer.database.relation import Relations, columns
+from restorer.load.conditions import checks, joined, locked_parents, missing, not_among, visible, within
+from restorer.load.shaping import Shape
+from restorer.load.sifting import Sifted
+from restorer.load.staged import ordinal_name
+from restorer.model import ForeignKey, Problem, Table, Unique
+
+_NULL = b"null"
+_TAKEN = -1  # beside the numbers of what can be wrong with a row
+
+
+class Unanswered(Exception):
+    """The query did not go through; the transaction has failed."""
+
+
+class Asking:
+    """The questions about rows of one table, of which a probe would have the columns `given`."""
+
+    def __init__(self, table: Table, relations: Relations, given: Shape) -> None:
+        self._table, self._relations, self._given = table, relations, given
+        self._target = relations.of(table)
+        self._uniques = visible(table, given)
+        self._ord = sql.Identifier(ordinal_name(table))
+        self._said: dict[bool, tuple[list[Problem], bytes]] = {}
+
+    @staticmethod
+    def possible(table: Table, given: Shape) -> bool:
+        """Whether values of these columns can stand in arrays, and the server takes them all as they are."""
+        types = [table.column(name).type for name in given]
+        return not any(only_the_server_can_read(kind) or kind.element for kind in types)
+
+    def ask(self, conn: Connection, sifted: Sifted, *, vouching: bool) -> tuple[dict[int, Problem], set[int]]:
+        """-> (what no order of loading can help, as Stage.screen has it; the rows that share a key, as Stage.colliding; some of
+        them may be among the former). `vouching`: as for Stage.screen. Raises Unanswered."""
+        if not sifted.indices:
+            return {}, set()
+        fields = sifted.columns()
+        problems, query = self._said.get(vouching) or self._say(vouching)
+        try:
+            found = conn.execute(query, [f"{{{each.decode()}}}".replace("\n", ",") for each in fields]).fetchall()
+        except psycopg.Error as error:
+            if kind_of(error) == "transient":
+                raise
+            raise Unanswered from error
+        bad, taken = dict[int, Problem](), set[int]()
+        for number, which in found:
+            index = sifted.indices[number - 1]
+            if which == _TAKEN:
+                taken.add(index)
+            else:
+                bad[index] = problems[which]
+        values = {name: each.split(b"\n") for name, each in zip(self._given, fields, strict=True)}
+        for unique in self._uniques:
+            taken.update(sifted.indices[at] for at in _shared([values[name] for name in unique.columns], unique))
+        return bad, taken
+
+    def _keys(self) -> Iterator[ForeignKey]:
+        for fk in self._table.foreign_keys:
+            if fk.readable and set(fk.columns) <= set(self._given):
+                yield fk
+
+    def _say(self, vouching: bool) -> tuple[list[Problem], bytes]:
+        """-> (what can be wrong with a row, the query that gives its number); kept, as each batch asks the same."""
+        problems = self._problems(vouching)
+        said = [problem for _, problem in problems], self._query([test for test, _ in problems], vouching)
+        self._said[vouching] = said
+        return said
+
+    def _problems(self, vouching: bool) -> list[tuple[sql.Composed, Problem]]:
+        """(condition, what is wrong with a row that meets it); the first one counts."""
+        if self._table.changing:
+            return []
+        found = checks(self._table, self._given)
+        for n, fk in enumerate(self._keys()):
+            orphan = not_among(fk, _parents(n)) if vouching else missing(fk, self._relations)
+            found.append((orphan, named("23503", constraint=fk.name)))
+        return found
+
+    def _query(self, tests: Sequence[sql.Composed], vouching: bool) -> bytes:
+        rows = sql.Identifier("dbrestore rows")
+        # The table's own columns say what collations the values have.
+        head = sql.SQL(
+            "WITH {} AS (SELECT {}, 0::bigint AS {} FROM {} WHERE false UNION ALL SELECT * FROM unnest("
+        ).format(rows, columns(self._given), self._ord, self._target.read)
+        parents = [
+            sql.SQL(", {} AS MATERIALIZED ({})").format(_parents(n), locked_parents(fk, self._relations, rows))
+            for n, fk in enumerate(self._keys() if vouching else ())
+        ]
+        cases = [*zip(tests, range(len(tests)), strict=True), *((self._taken(u), _TAKEN) for u in self._uniques)]
+        whens = [sql.SQL("WHEN {} THEN {}").format(test, sql.Literal(which)) for test, which in cases]
+        tail = sql.SQL(
+            ") WITH ORDINALITY){} SELECT * FROM (SELECT s.{}, CASE {} END AS which FROM {} AS s OFFSET 0) found WHERE which IS NOT NULL"
+        ).format(sql.SQL("").join(parents), self._ord, sql.SQL(" ").join(whens), rows)
+        arrays = (f"%s::{_beside_parameters(self._table.column(name).type.sql)}[]" for name in self._given)
+        return "".join(
+            [_beside_parameters(head.as_string()), ", ".join(arrays), _beside_parameters(tail.as_string())]
+        ).encode()
+
+    def _taken(self, unique: Unique) -> sql.Composed:
+        return sql.SQL("{} AND EXISTS (SELECT FROM {} AS t WHERE {} AND {})").format(
+            within(unique, self._table, self._target), self._target.read, joined(unique), self._target.current("t")
+        )
+
+
+def _parents(number: int) -> sql.Identifier:
+    return sql.Identifier(f"dbrestore parents {number}")
+
+
+def _beside_parameters(text: str) -> str:
+    """A percent sign in it must not look like one."""
+    return text.replace("%", "%%")
+
+
+def _shared(fields: list[list[bytes]], unique: Unique) -> Iterator[int]:
+    """Positions of the keys that occur more than once; `fields`: of each of the key's columns."""
+    keys: Sequence[object] = fields[0] if len(fields) == 1 else list(zip(*fields, strict=True))
+    if len(set(keys)) == len(keys):
+        return
+    often = {key for key, times in Counter(keys).items() if times > 1}
+    for at, key in enumerate(keys):
+        if key in often and (unique.nulls_not_distinct or _NULL not in (key if isinstance(key, tuple) else (key,))):
+            yield at
