@@ -12,7 +12,7 @@ from restorer.convert.converter import Converter, Rows
 from restorer.convert.field import unquoted
 from restorer.model import Column, ColumnPlan, ColumnType, Table, TableFile, TablePlan
 from restorer.source.decoding import Decoding
-from restorer.source.piece import Oversized, Piece, Spans, array_spans
+from restorer.source.piece import Oversized, Piece, array_spans
 
 ID = Column("id", ColumnType("int4"), not_null=True)
 
@@ -312,7 +312,7 @@ def test_bad_records_beside_a_long_one_do_not_grow() -> None:
     long = b'{"id":1,"body":"%s"}' % (b"x" * 60_000)
     for records in ([long] + [b'{"x":1}'] * 2000, [long] * 3 + [b'{"x":1}'] * 2000, [b'{"x":1}'] * 2000 + [long]):
         data = b",".join(records)
-        spans = Spans(array_spans(data))
+        spans = array_spans(data)
         decoded = Decoding(convert.decoder, convert.line_decoder).mixed(data, spans)
         tracemalloc.start()
         rows = convert.exact(Piece(0, len(data), 1, data, decoded, spans, mixed=True))

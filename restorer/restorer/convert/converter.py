@@ -43,6 +43,8 @@ _NO_STRUCT_KEY = re.compile(r'["\\\x00-\x1f]')  # msgspec has no structs with su
 # Elements of an array that are spelled as the fields are, quotes and all.
 _ELEMENTS = re.compile(rb'(?:(?:null|true|false|"[^"\\\x00-\x1f]*"|[-+]?[0-9][-+.:0-9A-Za-z]*)\n)*+').fullmatch
 
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
 _SOME = 8  # good records of which one may stand for a bad one
 
 Record = Sequence[msgspec.Raw]  # the values per column in COPY order, ignored keys behind them
@@ -200,7 +202,8 @@ class Converter:
                 touched.update(doubtful)
         for index in doubtful:
             values[index] = self._value(position, bytes(values[index]), index, rows)
-        return values
+        # The line of a record that is a problem does not count.
+        return None if rows.problems and all(index in rows.problems for index in doubtful) else values
 
     def _value(self, position: int, raw: bytes, index: int, rows: Rows) -> bytes:
         """The field of one value; what is wrong with it, or that it is missing, is written to `rows`."""
@@ -295,9 +298,10 @@ class Converter:
                     if decoded is None:
                         records[index] = self._taken(self.line_decoder.decode(raw))
                         continue
+                    members = _MEMBERS.decode(raw)  # most of those that the decoder did not take have an unknown key
                 except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                    pass
-                records[index] = self._members(_scan(raw))
+                    members = _scan(raw)
+                records[index] = self._members(members)
                 scanned.add(index)
             except Unfit as unfit:
                 rows.problems[index] = unfit.problem()

@@ -8,7 +8,6 @@ an array than in a line of COPY, or the query fails.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import psycopg
@@ -130,12 +129,11 @@ def _beside_parameters(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def _shared(fields: list[list[bytes]], unique: Unique) -> Iterator[int]:
+def _shared(fields: list[list[bytes]], unique: Unique) -> set[int]:
     """Positions of the keys that occur more than once; `fields`: of each of the key's columns."""
     keys: Sequence[object] = fields[0] if len(fields) == 1 else list(zip(*fields, strict=True))
-    if len(set(keys)) == len(keys):
-        return
-    often = {key for key, times in Counter(keys).items() if times > 1}
-    for at, key in enumerate(keys):
-        if key in often and (unique.nulls_not_distinct or _NULL not in (key if isinstance(key, tuple) else (key,))):
-            yield at
+    first = dict[object, int]()
+    later = [at for at, key in enumerate(keys) if first.setdefault(key, at) != at]
+    if not unique.nulls_not_distinct:  # with a null in it, a key is like none
+        later = [at for at in later if not any(field[at] == _NULL for field in fields)]
+    return {*later, *(first[keys[at]] for at in later)}

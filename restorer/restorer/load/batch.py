@@ -67,8 +67,7 @@ class Batch:
             return False
         rows = convert(self.pieces[at])
         self.pieces[at].release()
-        if rows.problems:
-            _ = self.pieces[at].spans  # where the bad ones are: somebody will ask
+        self.pieces[at].find(rows.problems)
         self._ready.append(rows)
         return True
 

@@ -56,7 +56,7 @@ def spans_around(data: bytes, error: Exception, boundary: bytes) -> Spans:
     spans = array_spans(bytes(filled[1:-1]))
     if not set(holes) <= set(spans):  # within a record, not one by itself
         raise ValueError("a record that cannot be delimited")
-    return Spans(spans)
+    return spans
 
 
 def _blamed(data: bytes, at: int, stopped: int, boundary: bytes) -> tuple[int, int]:

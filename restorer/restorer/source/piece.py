@@ -29,27 +29,78 @@ class Oversized(msgspec.Struct, frozen=True):
 class Spans:
     """(start, stop) of record after record, in an eighth of the memory that a list of pairs takes."""
 
-    __slots__ = ("_bounds",)
+    __slots__ = ("_starts", "_stops")
 
-    def __init__(self, pairs: Iterable[tuple[int, int]]) -> None:
-        self._bounds = array("Q", itertools.chain.from_iterable(pairs))
+    def __init__(self, starts: Iterable[int], stops: Iterable[int]) -> None:
+        self._starts, self._stops = array("Q", starts), array("Q", stops)
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[int, int]]) -> Spans:
+        starts, stops = zip(*pairs, strict=True) if (pairs := list(pairs)) else ((), ())
+        return cls(starts, stops)
 
     def __len__(self) -> int:
-        return len(self._bounds) // 2
+        return len(self._starts)
 
     def __getitem__(self, index: int) -> tuple[int, int]:
-        return self._bounds[2 * index], self._bounds[2 * index + 1]
+        return self._starts[index], self._stops[index]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return zip(self._bounds[::2], self._bounds[1::2], strict=True)
+        return zip(self._starts, self._stops, strict=True)
 
     def at(self, place: int) -> int:
         """Which record stands at `place`, or comes next."""
-        return bisect_right(self._bounds, place) // 2
+        return bisect_right(self._stops, place)
 
     def part(self, start: int, stop: int, less: int = 0) -> Spans:
         """Of the records from `start` to `stop`, each `less` bytes further to the front."""
-        return Spans((a - less, b - less) for a, b in itertools.islice(self, start, stop))
+        moved = (-less).__add__
+        return Spans(map(moved, self._starts[start:stop]), map(moved, self._stops[start:stop]))
+
+
+class PartedSpans(Spans):
+    """The same of data that was decoded in parts: a part is looked through when one of its records is asked for."""
+
+    __slots__ = ("_data", "_parts", "_firsts", "_places", "_count")
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._count = data, 0
+        self._parts: list[Spans | tuple[int, int]] = []  # (start, stop) in `data` where it was not looked through yet
+        self._firsts, self._places = list[int](), list[int]()
+
+    def add(self, start: int, stop: int, count: int, spans: Spans | None = None) -> None:
+        """data[start:stop] holds the next `count` records; `spans` within it, where they are known."""
+        self._firsts.append(self._count)
+        self._places.append(start)
+        self._parts.append(spans or (start, stop))
+        self._count += count
+
+    def _of(self, part: int) -> Spans:
+        spans = self._parts[part]
+        if isinstance(spans, tuple):
+            spans = self._parts[part] = find_spans(self._data[slice(*spans)])
+        return spans
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        if index < 0:
+            index += self._count
+        part = bisect_right(self._firsts, index) - 1
+        start, stop = self._of(part)[index - self._firsts[part]]
+        return self._places[part] + start, self._places[part] + stop
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for part, place in enumerate(self._places):
+            yield from ((place + start, place + stop) for start, stop in self._of(part))
+
+    def at(self, place: int) -> int:
+        part = max(0, bisect_right(self._places, place) - 1)
+        return self._firsts[part] + self._of(part).at(place - self._places[part])
+
+    def part(self, start: int, stop: int, less: int = 0) -> Spans:
+        return Spans.of(self).part(start, stop, less)
 
 
 class Piece:
@@ -88,7 +139,7 @@ class Piece:
         self.mixed = mixed
         self.offset, self.end, self.ordinal, self.data = offset, end, ordinal, data
         self._records, self.lines, self.oversized = records, lines, oversized
-        self._spans = spans if spans is None or isinstance(spans, Spans) else Spans(spans)
+        self._spans = spans if spans is None or isinstance(spans, Spans) else Spans.of(spans)
         self._count, self._decode = None if records is None else len(records), decode
 
     @classmethod
@@ -114,8 +165,13 @@ class Piece:
     def spans(self) -> Spans:
         """Where each record stands in `data`."""
         if self._spans is None:
-            self._spans = Spans(find_spans(self.data))
+            self._spans = find_spans(self.data)
         return self._spans
+
+    def find(self, indices: Iterable[int]) -> None:
+        """Somebody will ask for these records: where they stand is found out now."""
+        for index in indices:
+            _ = self.spans[index]
 
     @property
     def next_ordinal(self) -> int:
@@ -163,27 +219,27 @@ class Piece:
         return first, rest
 
 
-def find_spans(data: bytes) -> list[tuple[int, int]]:
-    """(start, stop) of each record in `data` (values with commas or newlines between them)."""
+def find_spans(data: bytes) -> Spans:
+    """Where each record stands in `data` (values with commas or newlines between them)."""
     try:
         return array_spans(data)
     except (msgspec.MsgspecError, RecursionError):
-        return scanned(data)  # NDJSON, or a value that the decoder does not take
+        return Spans.of(scanned(data))  # NDJSON, or a value that the decoder does not take
 
 
-def array_spans(data: bytes) -> list[tuple[int, int]]:
+def array_spans(data: bytes) -> Spans:
     """The same for values with commas between them. Raises msgspec.MsgspecError, RecursionError."""
     raws = RAW_LIST.decode(b"[" + data + b"]")
     if len(raws) > 1:
         lengths = list(map(len, raws))
         gap = GAP.match(data, lengths[0]).group()
         if gap.join(raws) == data:  # the same between all of them, as a program writes it
-            starts = list(itertools.accumulate(map(len(gap).__add__, lengths), initial=0))
-            return list(zip(starts, map(operator.add, starts, lengths), strict=False))
+            starts = list(itertools.accumulate(map(len(gap).__add__, lengths[:-1]), initial=0))
+            return Spans(starts, map(operator.add, starts, lengths))
     found, at = [], 0
     for raw in raws:
         at = GAP.match(data, at).end()
         stop = at + memoryview(raw).nbytes
         found.append((at, stop))
         at = stop
-    return found
+    return Spans.of(found)
