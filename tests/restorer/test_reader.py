@@ -29,6 +29,8 @@ from reading import (
 from restorer.model import Compression, Layout
 from restorer.source.reader import count_records, pieces, segments
 
+pytestmark = pytest.mark.usefixtures("parts")
+
 TRICKY = [
     '},{"id":1',
     '[{"',

@@ -20,6 +20,8 @@ from reading import (
 from restorer.model import Compression, Layout
 from restorer.source.reader import BrokenFile, pieces, segments
 
+pytestmark = pytest.mark.usefixtures("parts")
+
 DEEP = b"[" * 10_000 + b"]" * 10_000
 
 

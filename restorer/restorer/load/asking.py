@@ -2,8 +2,8 @@
 
 To fill a temporary table, look through it for one thing after the other and have the commit empty it takes three times as long.
 Rows that share a key with each other are found here, by the bytes of their keys: most keys are spelled in one way only. Where that
-is wrong the COPY fails, and a probe that is a stage (sifting.py) is asked the next time; so it is wherever a field reads otherwise in
-an array than in a line of COPY, or the query fails.
+is wrong the COPY fails, or a row that was set aside meets one that it brought in (Keyed.meets_own); then a probe that is a stage
+(sifting.py) is asked. So it is wherever a field reads otherwise in an array than in a line of COPY, or the query fails.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TAKEN = -1  # beside the numbers of what can be wrong with a row
 
 
 class Unanswered(Exception):
-    """The query did not go through; the transaction has failed."""
+    """The query did not go through, or what it said was not all; the transaction must be undone."""
 
 
 class Asking:
@@ -43,9 +43,11 @@ class Asking:
 
     @staticmethod
     def possible(table: Table, given: Shape) -> bool:
-        """Whether values of these columns can stand in arrays, and the server takes them all as they are."""
+        """Whether values of these columns can stand in arrays, and the server takes them all as they are; and whether rows tell by
+        which transaction they came: those of a foreign partition do not."""
         types = [table.column(name).type for name in given]
-        return not any(only_the_server_can_read(kind) or kind.element for kind in types)
+        told = table.undoable or not table.partitioned
+        return told and not any(only_the_server_can_read(kind) or kind.element for kind in types)
 
     def ask(self, conn: Connection, sifted: Sifted, *, vouching: bool) -> tuple[dict[int, Problem], set[int]]:
         """-> (what no order of loading can help, as Stage.screen has it; the rows that share a key, as Stage.colliding; some of

@@ -86,6 +86,18 @@ class Keyed(Screened):
             found.update(row[0] for row in rows)
         return found
 
+    def meets_own(self) -> bool:
+        """Whether a row here shares a key with one that this very transaction put into the table."""
+        met = [
+            self._sql(
+                "EXISTS (SELECT FROM {s} AS s, {t} AS t WHERE {join} AND t.xmin = pg_current_xact_id()::xid)",
+                join=joined(unique),
+            )
+            for unique in self._uniques()
+        ]
+        row = self._conn.execute(sql.SQL("SELECT {}").format(sql.SQL(" OR ").join(met))).fetchone() if met else None
+        return row is not None and bool(row[0])
+
     def inside(self, on_conflict: str) -> Keys:
         """Takes out rows whose key another row of the stage has, as if they came one after the other: the first counts,
         the others are held against it. Under Update the last one does."""

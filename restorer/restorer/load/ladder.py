@@ -161,7 +161,7 @@ class Ladder:
             except Unanswered:
                 rollback(conn)
                 self._probing.doubt()
-                self._explain("the probe's query failed: again by a stage")
+                self._explain("the probe's query was not enough: again by a stage")
                 continue
             except psycopg.Error as error:
                 if kind_of(error) != "record" or way == "blind":
@@ -259,6 +259,8 @@ class Ladder:
             if afterwards.parentless():
                 raise Orphaned
             self.merger.done_with(afterwards)
+        if collided is not None and not seen.surely and collided.meets_own():
+            raise Unanswered
         self._tell_origin(conn, outcome, stages or collided)
         for stage in stages:
             self.merger.merge(conn, stage, outcome)
