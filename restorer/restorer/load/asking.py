@@ -9,6 +9,7 @@ is wrong the COPY fails, or a row that was set aside meets one that it brought i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -31,6 +32,14 @@ class Unanswered(Exception):
     """The query did not go through, or what it said was not all; the transaction must be undone."""
 
 
+class Answer(NamedTuple):
+    """`bad`: row -> what is wrong with it; `taken`: rows of which the table has a key; `shared`: rows that share one."""
+
+    bad: dict[int, Problem]
+    taken: set[int]
+    shared: set[int]
+
+
 class Asking:
     """The questions about rows of one table, of which a probe would have the columns `given`."""
 
@@ -49,11 +58,11 @@ class Asking:
         told = table.undoable or not table.partitioned
         return told and not any(only_the_server_can_read(kind) or kind.element for kind in types)
 
-    def ask(self, conn: Connection, sifted: Sifted, *, vouching: bool) -> tuple[dict[int, Problem], set[int]]:
-        """-> (what no order of loading can help, as Stage.screen has it; the rows that share a key, as Stage.colliding; some of
-        them may be among the former). `vouching`: as for Stage.screen. Raises Unanswered."""
+    def ask(self, conn: Connection, sifted: Sifted, *, vouching: bool) -> Answer:
+        """-> (what no order of loading can help, as Stage.screen has it; the others whose key the table has, or that share one with
+        another row). `vouching`: as for Stage.screen. Raises Unanswered."""
         if not sifted.indices:
-            return {}, set()
+            return Answer({}, set(), set())
         fields = sifted.columns()
         problems, query = self._said.get(vouching) or self._say(vouching)
         try:
@@ -62,7 +71,7 @@ class Asking:
             if kind_of(error) == "transient":
                 raise
             raise Unanswered from error
-        bad, taken = dict[int, Problem](), set[int]()
+        bad, taken, shared = dict[int, Problem](), set[int](), set[int]()
         for number, which in found:
             index = sifted.indices[number - 1]
             if which == _TAKEN:
@@ -71,8 +80,8 @@ class Asking:
                 bad[index] = problems[which]
         values = {name: each.split(b"\n") for name, each in zip(self._given, fields, strict=True)}
         for unique in self._uniques:
-            taken.update(sifted.indices[at] for at in _shared([values[name] for name in unique.columns], unique))
-        return bad, taken
+            shared.update(sifted.indices[at] for at in _shared([values[name] for name in unique.columns], unique))
+        return Answer(bad, taken, shared - bad.keys())
 
     def _keys(self) -> Iterator[ForeignKey]:
         for fk in self._table.foreign_keys:

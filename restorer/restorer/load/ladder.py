@@ -265,7 +265,7 @@ class Ladder:
         for stage in stages:
             self.merger.merge(conn, stage, outcome)
         if collided is not None:
-            self.merger.merge(conn, collided, outcome, screened=True)
+            self.merger.merge(conn, collided, outcome, screened=True, there=seen.there)
 
     def _merge_all(
         self, conn: Connection, batch: Batch, chunks: Iterable[list[Line]], others: Others, outcome: Outcome,

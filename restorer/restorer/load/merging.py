@@ -127,9 +127,17 @@ class Merger:
         self._kept.drop(conn)
 
     def merge(
-        self, conn: Connection, stage: Stage, outcome: Outcome, *, blind: bool = False, screened: bool = False
+        self,
+        conn: Connection,
+        stage: Stage,
+        outcome: Outcome,
+        *,
+        blind: bool = False,
+        screened: bool = False,
+        there: bool = True,
     ) -> None:
-        """`screened`: a probe has looked at what no order of loading can help."""
+        """`screened`: a probe has looked at what no order of loading can help; `there`: it saw keys that the table has, or did not
+        look for them."""
         aside: dict[int, list[int]] = {}
         vouching = False
         if not blind:
@@ -137,7 +145,8 @@ class Merger:
                 vouching = self.may_vouch(conn, stage.given, stage.size, stage.given)
                 outcome.rejects |= stage.screen(vouching=vouching)
             aside = self._set_aside(conn, stage, outcome, aside)
-            self._settle_existing(stage, outcome, lazily=True)
+            if there or self._origins is not None:
+                self._settle_existing(stage, outcome, lazily=True)
         elif self._origins is not None:
             self._contest(stage.set_aside([], self._held), outcome)
         if stage.count():

@@ -25,13 +25,15 @@ class Mixed(Exception):
 
 
 class Seen(msgspec.Struct):
-    """`apart`: the rows that share a key, and take a way of their own; `surely`: all of them. `vouching`: the probe stands for the
-    triggers of the foreign keys; `afterwards`: it does once all rows are in, where it is asked again then."""
+    """`apart`: the rows that share a key, and take a way of their own; `surely`: all of them; `there`: with a row of the table,
+    perhaps. `vouching`: the probe stands for the triggers of the foreign keys; `afterwards`: it does once all rows are in, where it is
+    asked again then."""
 
     apart: Collection[int] = ()
-    surely: bool = True
     vouching: bool = False
     afterwards: Stage | None = None
+    surely: bool = True
+    there: bool = True
 
 
 class Probing:
@@ -72,16 +74,16 @@ class Probing:
         outcome.needed("Merge")
         if self._asking is not None and self._for_now and not stages and sifted.listed:
             vouching = self._merger.may_vouch(conn, self._given, len(sifted.indices), brought)
-            rejects, apart = self._asking.ask(conn, sifted, vouching=vouching)
-            outcome.rejects |= rejects
-            return Seen(apart - rejects.keys(), False, vouching)
+            found = self._asking.ask(conn, sifted, vouching=vouching)
+            outcome.rejects |= found.bad
+            return Seen(found.taken | found.shared, vouching, surely=False, there=bool(found.taken))
         probe = self._merger.stage(conn, self._given, number, narrow=True, keep=True)
         outcome.rejects |= probe.copy(self._given, sifted.probes(), isolate=self._isolating)
         vouching = self._merger.may_vouch(conn, self._given, probe.size, brought)
         outcome.rejects |= probe.screen(vouching=vouching)
         if any(stage.shares_key_with([*stages[:n], probe]) for n, stage in enumerate(stages)):
             raise Mixed
-        seen = Seen(probe.colliding(), True, vouching)
+        seen = Seen(probe.colliding(), vouching)
         self._merger.set_aside(conn, probe, seen.apart, outcome)
         if keyed and self._merger.may_vouch_afterwards(conn, probe, probe.size, brought):
             seen.afterwards = probe
