@@ -18,7 +18,7 @@ from restorer.convert.exact import only_the_server_can_read
 from restorer.database.connection import Connection, kind_of
 from restorer.database.problems import named
 from restorer.database.relation import Relations, columns
-from restorer.load.conditions import checks, joined, locked_parents, missing, not_among, visible, within
+from restorer.load.conditions import EACH, checks, joined, locked_parents, missing, not_among, visible, within
 from restorer.load.shaping import Shape
 from restorer.load.sifting import Sifted
 from restorer.load.staged import ordinal_name
@@ -101,7 +101,7 @@ class Asking:
             return []
         found = checks(self._table, self._given)
         for n, fk in enumerate(self._keys()):
-            orphan = not_among(fk, _parents(n)) if vouching else missing(fk, self._relations)
+            orphan = not_among(fk, _parents(n)) if vouching else missing(fk, self._relations, EACH)
             found.append((orphan, named("23503", constraint=fk.name)))
         return found
 
@@ -126,8 +126,12 @@ class Asking:
         ).encode()
 
     def _taken(self, unique: Unique) -> sql.Composed:
-        return sql.SQL("{} AND EXISTS (SELECT FROM {} AS t WHERE {} AND {})").format(
-            within(unique, self._table, self._target), self._target.read, joined(unique), self._target.current("t")
+        return sql.SQL("{} AND EXISTS (SELECT FROM {} AS t WHERE {} AND {}{})").format(
+            within(unique, self._table, self._target),
+            self._target.read,
+            joined(unique),
+            self._target.current("t"),
+            EACH,
         )
 
 
