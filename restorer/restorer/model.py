@@ -98,7 +98,7 @@ class ForeignKey(msgspec.Struct, frozen=True):
 class CheckConstraint(msgspec.Struct, frozen=True):
     name: str
     expression: str  # pg_get_expr of conbin: bare column names
-    columns: tuple[str, ...] = ()  # those it looks at
+    columns: tuple[str, ...] = ()  # those it looks at; none where set queries cannot see all that it looks at
 
 
 class Table(msgspec.Struct, frozen=True):

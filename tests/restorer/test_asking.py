@@ -125,6 +125,51 @@ def test_the_first_of_three_counts_also_where_the_last_is_spelled_otherwise(at: 
     assert at.rows() == [(1, 1, "a"), (4, 4, "d")] and len(probes) == 2
 
 
+def test_a_check_that_looks_at_the_whole_row_is_left_to_the_server(at: Restore, probes: list[int]):
+    """The server spells it by the table's name, which means something else elsewhere."""
+    whole_row = "CHECK (id IS NULL OR (to_jsonb(s) ->> 'body') IS NOT NULL)"
+    at.schema(f"CREATE TABLE s (id int PRIMARY KEY, n int NOT NULL, body text, {whole_row})")
+    rows = [
+        {"id": 9, "n": None, "body": "x"},
+        *({"id": i, "n": 1, "body": b} for i, b in ((1, "x"), (2, "x"), (2, "y"))),
+    ]
+    assert at.file("s", rows).ok().counts("s") == {"inserted": 2, "conflict": 1, "rejected": 1}
+    assert not probes and not again(at)
+
+
+UNSEEN = {
+    "generated": ("k text GENERATED ALWAYS AS (lower(slug)) STORED UNIQUE", ["A", "b", "a"]),
+    "of a default": ("k int NOT NULL DEFAULT 0, UNIQUE (slug, k)", ["a", "b", "a"]),
+}
+
+
+@pytest.mark.parametrize("key", UNSEEN)
+@pytest.mark.parametrize("policy", ["Skip", "Update", "Reject"])
+def test_the_first_counts_also_with_a_key_that_no_probe_sees(at: Restore, probes: list[int], key: str, policy: str):
+    column, slugs = UNSEEN[key]
+    at.schema(f"CREATE TABLE t (id int PRIMARY KEY, slug text, {column}, n int NOT NULL, body text)")
+    bad = {"id": 9, "slug": "q", "n": None, "body": "x"}
+    rows = [{"id": i, "slug": slug, "n": 1, "body": slug} for i, slug in zip((1, 1, 2), slugs, strict=True)]
+    found = at.file("t", [bad, *rows]).ok(on_conflict=policy)
+    if policy == "Update":  # the second one lets go of the key
+        assert at.rows("SELECT id, slug FROM t ORDER BY id") == [(1, slugs[1]), (2, slugs[2])]
+    else:
+        assert at.rows("SELECT id, slug FROM t") == [(1, slugs[0])]
+        assert found.counts().get({"Skip": "conflict", "Reject": "rejected"}[policy]) == (2 if policy == "Skip" else 3)
+
+
+def test_the_first_counts_also_where_the_other_brings_a_column_that_has_a_default(at: Restore, probes: list[int]):
+    at.schema(
+        "CREATE TABLE t (id int PRIMARY KEY, slug text, k int NOT NULL DEFAULT 0, n int NOT NULL, body text, UNIQUE (slug, k))"
+    )
+    rows: list[dict[str, Any]] = [
+        {"id": 9, "slug": "q", "k": 1, "n": None}, {"id": 1, "slug": "a", "n": 1}, {"id": 2, "slug": "a", "k": 0, "n": 1},
+        {"id": 3, "slug": "b", "n": 1}, {"id": 4, "slug": "c", "k": 0, "n": 1},
+    ]  # fmt: skip
+    assert at.file("t", rows).ok().counts() == {"inserted": 3, "conflict": 1, "rejected": 1}
+    assert [id_ for (id_,) in at.rows("SELECT id FROM t ORDER BY 1")] == [1, 3, 4]
+
+
 def test_values_that_arrays_spell_otherwise_go_by_a_stage_at_once(at: Restore, probes: list[int]):
     at.schema("CREATE TABLE t (id text PRIMARY KEY, n int CHECK (n < 90), body text)")
     rows: list[dict[str, Any]] = [{"id": f"{i}\n", "n": 95 if i % 10 == 5 else 1, "body": "x"} for i in range(60)]

@@ -102,7 +102,8 @@ FROM below b JOIN pg_class c ON c.oid = b.oid JOIN pg_namespace n ON n.oid = c.r
 
 _CONSTRAINTS = """
 SELECT o.conrelid::bigint AS oid, o.conname AS name, o.contype::text AS kind, pg_get_expr(o.conbin, o.conrelid) AS expression,
-       ARRAY(SELECT a.attname::text FROM unnest(o.conkey) k(num) JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num) AS columns
+       ARRAY(SELECT a.attname::text FROM unnest(o.conkey) k(num) JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num
+             WHERE 0 < ALL (o.conkey)) AS columns -- not where the row as a whole is looked at, or a system column
 FROM pg_constraint o WHERE o.contype IN ('c', 'x') AND o.conrelid = ANY (%s::oid[]) ORDER BY o.conname"""
 
 

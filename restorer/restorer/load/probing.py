@@ -46,17 +46,17 @@ class Probing:
         able = bool(given) and not cyclic and Asking.possible(plan.table, given)
         self._asking = Asking(plan.table, relations, given) if able else None
         self._in_vain = 0
-        self._for_now = True
+        self._for_now, self._asked = True, False
 
     def begin(self) -> None:
         """Another batch."""
-        self._for_now = True
+        self._for_now, self._asked = True, False
 
     def doubt(self) -> bool:
-        """The query was not enough for this batch, as it seems. -> whether another look will see more"""
-        if self._asking is None or not self._for_now:
+        """What the last look said was not enough, as it seems. -> whether another one will see more"""
+        if not self._asked:
             return False
-        self._for_now = False
+        self._for_now = self._asked = False
         self._in_vain += 1
         if self._in_vain == _IN_VAIN:
             self._asking = None
@@ -74,6 +74,7 @@ class Probing:
         outcome.needed("Merge")
         if self._asking is not None and self._for_now and not stages and sifted.listed:
             vouching = self._merger.may_vouch(conn, self._given, len(sifted.indices), brought)
+            self._asked = True
             found = self._asking.ask(conn, sifted, vouching=vouching)
             outcome.rejects |= found.bad
             return Seen(found.taken | found.shared, vouching, surely=False, there=bool(found.taken))
