@@ -17,7 +17,7 @@ def main() -> int:
     """Runs the command line of this process. -> exit code"""
     _hide_password()
     # Only now what takes a while to import: until then a password would stand in the process list. There is no garbage in
-    # modules; to look for some takes a twentieth of the time.
+    # modules; to look for some takes a twentieth of the time, and as long again when the process ends.
     gc.disable()
     import psycopg
     import typer
@@ -28,6 +28,7 @@ def main() -> int:
 
     from .app import app
 
+    gc.freeze()
     gc.enable()
     # psycopg tells of rollbacks that an interruption kept from going through; the server does them by itself.
     logging.getLogger("psycopg").addHandler(logging.NullHandler())
