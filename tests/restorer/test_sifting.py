@@ -277,3 +277,30 @@ def test_what_the_server_never_reads_as_it_stands_is_not_tried_each_time(at: Res
     assert len(tried) <= 5, tried  # of 20 batches: the first, the third, the seventh …
     levels = {f.level: f.records for f in result.report.fallback}
     assert levels["Exact"] < 500, levels  # and it is tried again
+
+
+@pytest.mark.parametrize("bad", [True, False])
+def test_what_the_tables_before_were_like_says_how_the_next_one_begins(at: Restore, bad: bool):
+    for name in ("a", "b", "c"):
+        at.schema(f"CREATE TABLE {name} (id int PRIMARY KEY, n int CHECK (n < 90), body text)")
+        rows = [{"id": i, "n": 95 if bad and i % 20 == 5 else 1, "body": "x"} for i in range(100)]
+        at.file(name, rows)
+    result = at.ok(batch=25)
+    assert [result.counts(name).get("rejected", 0) for name in ("a", "b", "c")] == [5 * bad] * 3
+    again = [e.table for e in at.events if type(e).__name__ == "Explained"]
+    assert set(again) == ({"a"} if bad else set())
+    levels = {f.level: f.records for f in result.report.fallback}
+    assert ("Copy" in levels) is not bad
+
+
+def test_clean_tables_behind_a_bad_one_go_straight_again(at: Restore):
+    for number, name in enumerate(("a", "b", "c", "d")):
+        at.schema(f"CREATE TABLE {name} (id int PRIMARY KEY, n int CHECK (n < 90), body text)")
+        at.file(name, [{"id": i, "n": 95 if number == 0 and i % 20 == 5 else 1, "body": "x"} for i in range(100)])
+    levels = {f.level: f.records for f in at.ok(batch=25).report.fallback}
+    assert levels == {
+        "Copy": 250,
+        "Exact": 145,
+        "Merge": 0,
+        "Reject": 5,
+    }  # the second table's first two batches, then all of the others

@@ -35,7 +35,7 @@ from restorer.load.asking import Unanswered
 from restorer.load.batch import Batch, Batches, Convert, Outcome
 from restorer.load.conditions import unseen
 from restorer.load.contest import all_seen
-from restorer.load.experience import Experience, Way
+from restorer.load.experience import Experience, Prior, Way
 from restorer.load.feeding import Feeder, send
 from restorer.load.merging import Explain, Merger
 from restorer.load.parents import Orphaned, Parents, parent_keys
@@ -71,10 +71,11 @@ class Ladder:
         home: str = "",
         waiting: Waiting | None = None,
         origins: Origins | None = None,
+        prior: Prior | None = None,
         explain: Explain = lambda _: None,
     ) -> None:
         """`staged`: rows may be there already, so start at Merge. `always_staged`: never leave it (a dry run: only the set
-        queries see foreign keys). For the others see Merger."""
+        queries see foreign keys). `prior`: what the tables before were like. For the others see Merger."""
         if on_conflict == "Update":
             plan = keeping(plan)
         self.plan, self.on_conflict, self._explain = plan, on_conflict, explain
@@ -91,7 +92,11 @@ class Ladder:
         self._target = relations.of(plan.table)
         self._unseen = unseen(plan.table, [c.column.name for c in plan.columns])
         self._learnt = Experience(
-            staged=staged, always_staged=self._always_staged, probed=self._probe is not None, cyclic=bool(inner)
+            staged=staged,
+            always_staged=self._always_staged,
+            probed=self._probe is not None,
+            cyclic=bool(inner),
+            prior=prior or Prior(),
         )
         self._number = 0  # of the stages in this transaction
         self._most = _STAGES

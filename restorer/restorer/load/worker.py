@@ -29,6 +29,7 @@ from restorer.database.session import Session, failure_of
 from restorer.database.tasks import Tasks
 from restorer.errors import Interrupted, RestoreError, Unavailable
 from restorer.events import AnyEvent, Emit, Failed, TaskDone
+from restorer.load.experience import Prior
 from restorer.load.heartbeat import Heartbeat
 from restorer.load.ladder import Ladder
 from restorer.load.statistics import told
@@ -71,6 +72,7 @@ class Workbench:
         self.stage_home = stage_home
         self._loaders: dict[str, TaskLoader] = {}
         self._last: TaskLoader | None = None
+        self._prior = Prior()
         self._was_empty: dict[str, bool] | None = None
         session.on_retry = ledger.count_retry
 
@@ -85,7 +87,7 @@ class Workbench:
         return Ladder(
             plan, self._relations, self.spec.on_conflict, inner=inner, staged=not self.look()[table],
             always_staged=self.spec.mode == "DryRun", home=self.stage_home,
-            waiting=self.tasks.waiting, origins=origins, explain=explainer(self.emit, table),
+            waiting=self.tasks.waiting, origins=origins, prior=self._prior, explain=explainer(self.emit, table),
         )  # fmt: skip
 
     def look(self) -> dict[str, bool]:
