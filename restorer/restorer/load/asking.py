@@ -59,8 +59,7 @@ class Asking:
         return told and not any(only_the_server_can_read(kind) or kind.element for kind in types)
 
     def ask(self, conn: Connection, sifted: Sifted, *, vouching: bool) -> Answer:
-        """-> (what no order of loading can help, as Stage.screen has it; the others whose key the table has, or that share one with
-        another row). `vouching`: as for Stage.screen. Raises Unanswered."""
+        """What Stage.screen and Stage.colliding find. `vouching`: as for the former. Raises Unanswered."""
         if not sifted.indices:
             return Answer({}, set(), set())
         fields = sifted.columns()
@@ -101,7 +100,7 @@ class Asking:
             return []
         found = checks(self._table, self._given)
         for n, fk in enumerate(self._keys()):
-            orphan = not_among(fk, _parents(n)) if vouching else missing(fk, self._relations, EACH)
+            orphan = not_among(fk, _parents(n)) if vouching else missing(fk, self._relations, each=True)
             found.append((orphan, named("23503", constraint=fk.name)))
         return found
 

@@ -30,11 +30,11 @@ def checks(table: Table, given: Collection[str]) -> list[tuple[sql.Composed, Pro
 EACH = sql.SQL(" OFFSET 0")
 
 
-def missing(fk: ForeignKey, relations: Relations, how: sql.SQL = sql.SQL("")) -> sql.Composed:  # noqa: B008
-    """The row `s` refers to a parent (MATCH SIMPLE: no null; FULL: not all null) that the table has not. `how`: perhaps EACH."""
+def missing(fk: ForeignKey, relations: Relations, *, each: bool = False) -> sql.Composed:
+    """The row `s` refers to a parent (MATCH SIMPLE: no null; FULL: not all null) that the table has not. `each`: see EACH."""
     parent = relations.get(fk.to_schema, fk.to_table)
     there = sql.SQL("EXISTS (SELECT FROM {} p WHERE {} AND {}{})").format(
-        parent.read, is_parent("p", "s", fk), parent.current("p"), how
+        parent.read, is_parent("p", "s", fk), parent.current("p"), EACH if each else sql.SQL("")
     )
     return sql.SQL("({}) AND NOT {}").format(refers(fk), there)
 
@@ -58,6 +58,7 @@ def not_among(fk: ForeignKey, there: sql.Identifier) -> sql.Composed:
 
 
 def refers(fk: ForeignKey) -> sql.Composed:
+    """The row `s` refers to somebody at all."""
     nulls = [sql.SQL("{} IS NOT NULL").format(sql.Identifier("s", c)) for c in fk.columns]
     return sql.SQL(" OR " if fk.match == "f" else " AND ").join(nulls)
 

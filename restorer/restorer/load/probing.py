@@ -21,7 +21,7 @@ _IN_VAIN = 3  # batches of a table that went twice because the query was not eno
 
 
 class Mixed(Exception):
-    """Records of different shapes have one key: what comes first and last can only be told one after the other."""
+    """Records that go in one after the other have, or may have, a key in common: what comes first and last must be told before."""
 
 
 class Seen(msgspec.Struct):
