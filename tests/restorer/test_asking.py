@@ -170,6 +170,19 @@ def test_the_first_counts_also_where_the_other_brings_a_column_that_has_a_defaul
     assert [id_ for (id_,) in at.rows("SELECT id FROM t ORDER BY 1")] == [1, 3, 4]
 
 
+@pytest.mark.parametrize("key", UNSEEN)
+def test_records_of_two_shapes_go_in_one_by_one_only_where_somebody_has_a_key_twice(at: Restore, key: str):
+    column, _ = UNSEEN[key]
+    at.schema(f"CREATE TABLE t (id int PRIMARY KEY, slug text, {column}, n int NOT NULL DEFAULT 7, body text)")
+    at.schema("INSERT INTO t (id, slug) VALUES (0, 'there')")  # so all goes by stages
+    rows = [{"id": i, "slug": f"s{i}", "body": "x"} | ({"n": 1} if i % 3 else {}) for i in range(1, 60)]
+    assert at.file("t", rows).ok(batch=20).counts() == {"inserted": 59}
+    assert not again(at)
+    rows = [{"id": 60 + i, "slug": slug, "body": "x"} | ({"n": 1} if i % 2 else {}) for i, slug in enumerate("abacb")]
+    assert at.file("t", rows).ok(batch=20).counts() == {"inserted": 3, "conflict": 2}
+    assert at.rows("SELECT id FROM t WHERE id >= 60 ORDER BY 1") == [(60,), (61,), (63,)]
+
+
 def test_values_that_arrays_spell_otherwise_go_by_a_stage_at_once(at: Restore, probes: list[int]):
     at.schema("CREATE TABLE t (id text PRIMARY KEY, n int CHECK (n < 90), body text)")
     rows: list[dict[str, Any]] = [{"id": f"{i}\n", "n": 95 if i % 10 == 5 else 1, "body": "x"} for i in range(60)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import msgspec
 from psycopg import sql
 
 from restorer.database.problems import named
@@ -70,33 +69,6 @@ def visible(table: Table, given: tuple[str, ...]) -> list[Unique]:
         u for u in table.uniques if u.columns and not u.partial and u is not first and set(u.columns) <= set(given)
     ]
     return [first, *others] if first else others
-
-
-def of_its_own(unique: Unique, table: Table) -> bool:
-    """A default in a key of one column makes a value of its own for each row (a sequence, a random UUID), which meets no other; one
-    in a key of several may well be the same for all."""
-    return len(unique.columns) == 1 and table.column(unique.columns[0]).has_default
-
-
-def unseen(table: Table, given: Collection[str]) -> bool:
-    """Whether two rows that bring the columns `given` may have a key in common that these do not tell of."""
-    return any(
-        unique.columns and not set(unique.columns) <= set(given) and may_share(unique, table, given, given) is not None
-        for unique in table.uniques
-        if not unique.partial
-    )
-
-
-def may_share(unique: Unique, table: Table, given: Collection[str], others: Collection[str]) -> Unique | None:
-    """What part of the key tells whether a row that brings the columns `given` and one that brings `others` may share it: where
-    that differs they do not. None: they never do."""
-    missing = [table.column(name) for name in unique.columns if name not in given or name not in others]
-    if missing and of_its_own(unique, table):
-        return None
-    if not unique.nulls_not_distinct and any(not c.has_default and not c.generated for c in missing):
-        return None  # a null, which is like none
-    lacking = {column.name for column in missing}
-    return msgspec.structs.replace(unique, columns=tuple(name for name in unique.columns if name not in lacking))
 
 
 def joined(unique: Unique) -> sql.Composed:

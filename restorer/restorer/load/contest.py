@@ -15,7 +15,7 @@ from psycopg import sql
 
 from restorer.database.origins import Origins
 from restorer.database.relation import equal, is_parent
-from restorer.load.conditions import joined, of_its_own
+from restorer.load.conditions import joined
 from restorer.load.hold import behind
 from restorer.load.keys import Keyed
 from restorer.load.staged import identity
@@ -45,11 +45,12 @@ def all_seen(plan: TablePlan) -> bool:
 
 
 def _seen(unique: Unique, table: Table, planned: tuple[str, ...]) -> bool:
-    """Whether the values of this key come from the records, or are of its own."""
+    """Whether the values of this key come from the records. A default in a key of one column makes a value of its own for each
+    row (a sequence, a random UUID), which meets no other; one in a key of several may well be the same for all."""
     if not unique.columns or unique.partial or unique.nulls_not_distinct:
         return False
     columns = [table.column(name) for name in unique.columns]
-    if of_its_own(unique, table):
+    if len(columns) == 1 and columns[0].has_default:
         return True
     return all(c.name in planned and not c.generated and not c.has_default for c in columns)
 

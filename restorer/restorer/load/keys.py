@@ -10,7 +10,7 @@ from psycopg import sql
 
 from restorer.database.problems import named
 from restorer.database.relation import columns, equal
-from restorer.load.conditions import joined, may_share, visible, whole, within
+from restorer.load.conditions import joined, visible, whole, within
 from restorer.load.screening import Screened
 from restorer.model import Column, ColumnType, Problem, Unique
 
@@ -170,19 +170,17 @@ class Keyed(Screened):
         return sql.SQL("0")
 
     def shares_key_with(self, others: Sequence[Keyed]) -> bool:
-        """Whether a row here and one in `others` (rows of the same batch that bring other columns) have one key, or may have."""
-        for unique in (u for u in self.table.uniques if u.columns and not u.partial):
+        """Whether a row here and one in `others` (rows of the same batch that bring other columns) have one key, as far as both
+        bring it."""
+        for unique in self._uniques():
             for other in others:
-                told = may_share(unique, self.table, self.given, other.given)
-                if told is None:
+                if not set(unique.columns) <= set(other.given):
                     continue
-                if not told.columns:
-                    return True
                 with self._hash_joins(True):
                     row = self._run(
                         "SELECT EXISTS (SELECT FROM {s} AS s JOIN {o} AS t ON {joined})",
                         o=other.name,
-                        joined=joined(told),
+                        joined=joined(unique),
                     ).fetchone()
                 if row and row[0]:
                     return True

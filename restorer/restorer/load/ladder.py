@@ -33,13 +33,12 @@ from restorer.database.tasks import Task
 from restorer.database.waiting import Waiting
 from restorer.load.asking import Unanswered
 from restorer.load.batch import Batch, Batches, Convert, Outcome
-from restorer.load.conditions import unseen
 from restorer.load.contest import all_seen
 from restorer.load.experience import Experience, Prior, Way
 from restorer.load.feeding import Feeder, send
-from restorer.load.merging import Explain, Merger
+from restorer.load.merging import Explain, Merger, Mixed
 from restorer.load.parents import Orphaned, Parents, parent_keys
-from restorer.load.probing import Mixed, Probing
+from restorer.load.probing import Probing
 from restorer.load.shaping import Others, Shape, Shaper, keeping
 from restorer.load.sifting import Sifted, probe_columns
 from restorer.load.stage import Stage, Suppressed
@@ -90,7 +89,7 @@ class Ladder:
         )
         self._probing = Probing(plan, relations, self.merger, self._probe or (), cyclic=bool(inner))
         self._target = relations.of(plan.table)
-        self._unseen = unseen(plan.table, [c.column.name for c in plan.columns])
+        self._in_order = False  # records of different shapes go in one after the other
         self._learnt = Experience(
             staged=staged,
             always_staged=self._always_staged,
@@ -144,6 +143,7 @@ class Ladder:
         if way == "direct" and self.merger.some_wait(conn):
             way = "stage" if self._probe is None or learnt.sift_fails else "sift"
         deepest, raced, keyed, alarmed = "Copy", False, True, False
+        self._in_order = False
         self._probing.begin()
         while True:
             begin(conn, way != "direct")
@@ -155,6 +155,7 @@ class Ladder:
             except (Suppressed, Mixed) as reason:
                 rollback(conn)
                 learnt.sift_fails = isinstance(reason, Suppressed)
+                self._in_order = isinstance(reason, Mixed) and way == "stage"
                 way = "stage"
                 self._explain(f"{type(reason).__name__}: again by Merge")
                 continue
@@ -247,7 +248,7 @@ class Ladder:
         stages = [self._filled(conn, shape, [lines], outcome, exact) for shape, lines in others.items()]
         outcome.converted_badly = rejected > 0
         for stage in stages:
-            self.merger.merge(conn, stage, outcome)
+            self.merger.merge(conn, stage, outcome, behind=True)
         c, taken = outcome.counters, any(p.sqlstate == "23505" for p in outcome.rejects.values())
         if c.duplicate or c.conflict or c.updated or taken or (self.merger.in_segments and outcome.deferred):
             raise Mixed  # a key that is there may be one that came later in the file
@@ -257,8 +258,6 @@ class Ladder:
         names, number = self.shaper.columns, self._next_number()
         seen = self._probing.look(conn, sifted, stages, outcome, number, names, keyed)
         apart, afterwards = seen.apart, seen.afterwards
-        if apart and self._unseen:
-            raise Mixed  # what is set aside goes in last; another row may have taken a key of it that the probe does not see
         good = sifted.but({*apart, *outcome.rejects, *outcome.deferred})
         # What only the server can read went through the probe.
         collided = self._filled(conn, (names, names), [sifted.of(apart)], outcome, False) if apart else None
@@ -272,9 +271,9 @@ class Ladder:
             raise Unanswered
         self._tell_origin(conn, outcome, stages or collided)
         for stage in stages:
-            self.merger.merge(conn, stage, outcome)
+            self.merger.merge(conn, stage, outcome, behind=True)
         if collided is not None:
-            self.merger.merge(conn, collided, outcome, screened=True, there=seen.there)
+            self.merger.merge(conn, collided, outcome, screened=True, there=seen.there, behind=True)
 
     def _merge_all(
         self, conn: Connection, batch: Batch, chunks: Iterable[list[Line]], others: Others, outcome: Outcome,
@@ -283,7 +282,8 @@ class Ladder:
         names = self.shaper.columns
         stages = [self._filled(conn, (names, names), chunks, outcome, exact)]
         stages += [self._filled(conn, shape, [lines], outcome, exact) for shape, lines in others.items()]
-        if batch.records > 1 and any(s.shares_key_with(stages[:n]) for n, s in enumerate(stages)):
+        mixed = self._in_order or any(s.shares_key_with(stages[:n]) for n, s in enumerate(stages))
+        if mixed and batch.records > 1 and sum(stage.size > 0 for stage in stages) > 1:
             for stage in stages:
                 stage.drop()
             outcome.rejects.clear()
@@ -294,8 +294,9 @@ class Ladder:
                 outcome.absorb(part, at)
                 at += half.records
             return
-        for stage in stages:
-            self.merger.merge(conn, stage, outcome, blind=way == "blind")
+        blind = way == "blind"
+        for n, stage in enumerate(stages):
+            self.merger.merge(conn, stage, outcome, blind=blind, behind=n > 0 and not blind and not self._in_order)
 
     def _straight(self, exact: bool, trusting: bool, keyed: bool) -> Convert:
         """For COPY straight into the table."""

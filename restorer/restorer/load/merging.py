@@ -32,6 +32,11 @@ _MOST_KEYED = 100_000  # rows of which the keys are held in memory
 _RACES = 5  # times that another worker may be first with a key of one stage before rows are tried one by one
 
 
+class Mixed(Exception):
+    """Records that go in behind others have a key in common with one of those: what comes first and last can only be told when they
+    go in one after the other."""
+
+
 class Merger:
     """Merges stages into one table, in the caller's transaction. `inner`: foreign keys within the table's own cycle.
     `home`: schema for stages where the role may not make temporary tables. `waiting`: the ledger's waiting rows; None where
@@ -135,9 +140,11 @@ class Merger:
         blind: bool = False,
         screened: bool = False,
         there: bool = True,
+        behind: bool = False,
     ) -> None:
         """`screened`: a probe has looked at what no order of loading can help; `there`: it saw keys that the table has, or did not
-        look for them."""
+        look for them. `behind`: others of the batch are in already, some of which may come later in the file. Raises Mixed where one of
+        them may have a key of a row here that no set query sees."""
         aside: dict[int, list[int]] = {}
         vouching = False
         if not blind:
@@ -151,7 +158,7 @@ class Merger:
             self._contest(stage.set_aside([], self._held), outcome)
         if stage.count():
             with without_triggers(conn) if vouching else nullcontext():
-                self._write_or_halve(conn, stage, outcome, blind, aside)
+                self._write_or_halve(conn, stage, outcome, blind, aside, behind)
         self._held |= outcome.held
         self.done_with(stage)
 
@@ -162,8 +169,8 @@ class Merger:
             stage.drop()
 
     def _write_or_halve(
-        self, conn: Connection, stage: Stage, outcome: Outcome, blind: bool, aside: Mapping[int, list[int]]
-    ) -> None:
+        self, conn: Connection, stage: Stage, outcome: Outcome, blind: bool, aside: Mapping[int, list[int]], behind: bool,
+    ) -> None:  # fmt: skip
         for _ in range(_RACES):
             error = self._write_all(conn, stage, outcome, blind, aside)
             if error is None:
@@ -171,6 +178,8 @@ class Merger:
             # Another worker may have committed a key since the stage was looked at; the INSERT then waited for it.
             if blind or not isinstance(error, UniqueViolation) or not self._settle_existing(stage, outcome):
                 break
+        if behind and isinstance(error, UniqueViolation):
+            raise Mixed
         self._explain(f"SQLSTATE {getattr(error, 'sqlstate', 'none')}: isolating by halves")
         outcome.needed("Row")
         before = outcome.counters.inserted + outcome.counters.updated

@@ -11,17 +11,13 @@ from restorer.database.connection import Connection
 from restorer.database.relation import Relations
 from restorer.load.asking import Asking
 from restorer.load.batch import Outcome
-from restorer.load.merging import Merger
+from restorer.load.merging import Merger, Mixed
 from restorer.load.shaping import Shape
 from restorer.load.sifting import Sifted
 from restorer.load.stage import Stage
 from restorer.model import TablePlan
 
 _IN_VAIN = 3  # batches of a table that went twice because the query was not enough
-
-
-class Mixed(Exception):
-    """Records that go in one after the other have, or may have, a key in common: what comes first and last must be told before."""
 
 
 class Seen(msgspec.Struct):
