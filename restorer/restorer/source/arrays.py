@@ -11,13 +11,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from restorer.source.decoding import REFUSALS, Decoding, Hold, Runs, is_value
-from restorer.source.holes import byte, spans_around
-from restorer.source.piece import PartedSpans, Piece, Spans, array_spans
+from restorer.source.piece import Piece
 from restorer.source.scanner import ScanError, ValueScanner, value_end
 from restorer.source.stream import BrokenFile, Window
+from restorer.source.whole import Whole
 
 _COMMA = re.compile(rb"[ \t\r\n]*+,[ \t\r\n]*+")
 _FIRST_KEY = re.compile(rb'\{[ \t\r\n]*+"[^"\\]{0,200}"[ \t\r\n]*+:')
@@ -32,9 +30,6 @@ _BACK = (
     64,
 )  # guesses at one window's end before it is taken apart: boundaries to step back each time
 _LARGEST = 4 * 1024 * 1024  # bytes to which a window grows where records are long
-_PART = 16 * 1024  # bytes decoded together where records are bad: each costs no more than that
-_CAREFUL = 50  # windows after one with a bad record
-_MISLED = 3  # windows in which a boundary was none
 _CHUNK = 64  # records decoded together, at most, while a window is taken apart
 
 
@@ -64,8 +59,7 @@ class ArrayReader:
         self._largest = max(1, min(_LARGEST, limit // 2))
         self._closed = False
         self._boundaries: list[bytes] = []  # what a `}`, the gap and a record's beginning look like, best first
-        self._gap = b""
-        self._careful = self._misled = 0
+        self._whole = Whole(decoding)
 
     def pieces(self) -> Iterator[Piece]:
         """Raises BrokenFile after everything before the break was yielded."""
@@ -126,10 +120,11 @@ class ArrayReader:
         comma = _COMMA.match(w.buf, end) if end > 0 else None
         if comma is None or w.buf[end - 1 : end] != b"}":
             return
-        self._gap = comma.group()
-        self._boundaries = [b"}" + self._gap + b"{"]
+        gap = comma.group()
+        self._boundaries = [b"}" + gap + b"{"]
         if key := _FIRST_KEY.match(w.buf, w.pos):
-            self._boundaries.insert(0, b"}" + self._gap + key.group())
+            self._boundaries.insert(0, b"}" + gap + key.group())
+        self._whole.learn(self._boundaries[0], gap)
 
     def _cut(self, stop: int, back: int = 1) -> int:
         """The last position before `stop` where a record seems to end (of `back` steps back the last), or 0."""
@@ -154,7 +149,7 @@ class ArrayReader:
             if back and not is_value(data):  # cheaper than the caller's decoder
                 continue
             try:
-                piece = self._piece(data)
+                piece = self._whole.piece(data, w.offset, self.ordinal)
             except REFUSALS:
                 continue
             w.pos = cut
@@ -162,66 +157,6 @@ class ArrayReader:
             self._inside = True
             return piece
         return None
-
-    def _piece(self, data: bytes, *, parted: bool = True) -> Piece:
-        """The records of `data`, which is cut out of the window at its place. Raises one of REFUSALS: the cut may be wrong."""
-        start, end, decoding = self._w.offset, self._w.offset + len(data), self._decoding
-        if not self._careful:
-            try:
-                return Piece(start, end, self.ordinal, data, decoding.array(data), decode=decoding.array)
-            except REFUSALS as error:
-                if not isinstance(error, msgspec.ValidationError) and byte(error, data) is None:
-                    raise  # only its end is wrong
-        parts = self._parts(data) if parted and self._misled < _MISLED else [(0, len(data))]
-        records, spans, mixed = list[Any](), PartedSpans(data), False
-        for first, stop in parts:
-            try:
-                some, where = self._part(data[first:stop])
-            except REFUSALS:
-                if stop == len(data):
-                    raise
-                self._misled += 1  # within a record, and not between two
-                return self._piece(data, parted=False)
-            mixed = mixed or where is not None
-            records += some
-            spans.add(first, stop, len(some), where)
-        self._careful = _CAREFUL if mixed else max(0, self._careful - 1)
-        decode = decoding.mixed if mixed else decoding.array
-        return Piece(start, end, self.ordinal, data, records, spans, decode=decode, mixed=mixed)
-
-    def _parts(self, data: bytes) -> list[tuple[int, int]]:
-        """(start, stop) of parts of `data` that seem to be whole records. What stands before a cut is whole records exactly when it
-        decodes, so a part that decodes begins a true next one."""
-        found, at, boundary = list[tuple[int, int]](), 0, next(iter(self._boundaries), b"")
-        while boundary and len(data) - at > 2 * _PART:
-            cut = data.rfind(boundary, at, at + _PART)
-            if cut == -1 and (cut := data.find(boundary, at)) == -1:
-                break
-            found.append((at, cut + 1))
-            at = cut + 1 + len(self._gap)
-        return [*found, (at, len(data))]
-
-    def _part(self, data: bytes) -> tuple[list[Any], Spans | None]:
-        """-> (the records, None for each that does not decode; where they stand, if there is one). Raises one of REFUSALS: `data`
-        may not be whole records."""
-        try:
-            return self._decoding.array(data), None
-        except msgspec.ValidationError:  # some records are at fault; the cut perhaps too
-            spans = self._spans(data)
-        except msgspec.DecodeError as error:
-            spans = self._around(data, error)
-        return self._decoding.mixed(data, spans), spans
-
-    def _spans(self, data: bytes) -> Spans:
-        try:
-            return array_spans(data)
-        except msgspec.DecodeError as error:
-            return self._around(data, error)
-
-    def _around(self, data: bytes, error: msgspec.DecodeError) -> Spans:
-        if not self._boundaries:
-            raise error
-        return spans_around(data, error, self._boundaries[0])
 
     def _last_cut(self) -> int:
         """Where the last record ends, when the file ends in this window; else 0."""
