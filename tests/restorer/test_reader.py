@@ -27,6 +27,7 @@ from reading import (
     written,
 )
 from restorer.model import Compression, Layout
+from restorer.source.piece import PartedSpans, array_spans
 from restorer.source.reader import count_records, pieces, segments
 
 pytestmark = pytest.mark.usefixtures("parts")
@@ -296,3 +297,23 @@ def test_records_that_are_no_json_cost_none_of_their_neighbours(
     assert not any(decoded for (good, _), (*_, decoded) in zip(rows, found, strict=True) if not good)
     check_places(data, found)
     check_resume(file, window)
+
+
+@property_settings
+@given(parts=st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=5), min_size=1, max_size=5))
+def test_where_records_stand_is_the_same_part_by_part(parts: list[list[int]]) -> None:
+    """Each number: bytes of a text in a record."""
+    rows = [[row(n, b'"%s"' % (b"x" * n)) for n in part] for part in parts]
+    data = b",".join(b",".join(part) for part in rows)
+    parted, at = PartedSpans(data), 0
+    for part in rows:
+        stop = at + len(b",".join(part))
+        parted.add(at, stop, len(part))
+        at = stop + 1
+    whole = array_spans(data)
+    assert len(parted) == len(whole) and list(parted) == list(whole)
+    assert [parted[i] for i in range(-1, len(whole))] == [whole[-1], *whole]
+    assert [parted.at(place) for place in range(len(data))] == [whole.at(place) for place in range(len(data))]
+    half = len(whole) // 2
+    rest = (half, len(whole), whole[half][0])
+    assert list(parted.part(*rest)) == list(whole.part(*rest))
