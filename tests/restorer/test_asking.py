@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from fix_restore import Restore, Result
+from fix_sifting import SIFTING, again
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
@@ -13,8 +14,6 @@ from restorer.load import ladder, merging
 from restorer.load.asking import Asking
 from restorer.load.experience import Experience
 from restorer.load.merging import Merger
-
-SIFTING = property(lambda self: "sift" if self._probed else "stage", lambda self, _: None)
 
 # Names that are not to be taken for parameters, nor for what the query itself has.
 SCHEMA = (
@@ -85,10 +84,6 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(Merger, "stage", counted)
     monkeypatch.setattr(Experience, "way", SIFTING, raising=False)
     return found
-
-
-def again(at: Restore) -> list[str]:
-    return [e.message for e in at.events if type(e).__name__ == "Explained"]
 
 
 def test_where_a_query_serves_no_stage_is_filled(at: Restore, probes: list[int]):
@@ -198,7 +193,7 @@ def test_a_query_that_fails_is_asked_three_times(at: Restore, probes: list[int])
     rows: list[dict[str, Any]] = [{"id": i, "n": 0 if i % 20 == 5 else 1, "body": "x"} for i in range(100)]
     result = at.file("t", rows).ok(batch=20)
     assert result.counts() == {"inserted": 95, "rejected": 5}
-    assert sum("query" in line for line in again(at)) == 3
+    assert sum("query" in each.message for each in again(at)) == 3
 
 
 @pytest.mark.parametrize("kind", ["text[]", "inet", "small"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from fix_restore import Restore, Result
+from fix_sifting import SIFTING, again
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
@@ -53,9 +54,8 @@ def test_what_a_probe_does_not_see_goes_the_long_way_and_the_next_batches_at_onc
     row = '{"id": %d, "d": %s, "body": "x"}'
     text = ", ".join(row % (2 if i == 3 else i, "1e999999" if i % 40 == 0 else "1") for i in range(400))
     result = at.file("t", f"[{text}]".encode()).ok(batch=100)
-    explained = [e.message for e in at.events if type(e).__name__ == "Explained"]
     assert result.counts() == {"inserted": 389, "duplicate": 1, "rejected": 10}
-    assert sum("by Merge" in line for line in explained) <= 3, explained  # all by the first batch
+    assert sum("by Merge" in each.message for each in again(at)) <= 3, again(at)  # all by the first batch
 
 
 def test_what_only_the_server_can_read_stages_no_whole_batch(at: Restore):
@@ -91,8 +91,7 @@ def test_a_probe_sees_the_last_key_of_the_batch_before(at: Restore, kind: str, k
     rows = [f'{{"id":{k},"n":{"1" if i % 50 != 20 else "null"},"body":"x"}}' for i, k in enumerate(keys)]
     result = at.file("t", f"[{','.join(rows)}]".encode()).ok(batch=50)
     assert result.counts() == {"inserted": 402 - 7 - 8, "duplicate": 7, "rejected": 8}
-    again = [e.message for e in at.events if type(e).__name__ == "Explained"]
-    assert len(again) <= 3, again  # all by the first batch: nothing came as a surprise to the server
+    assert len(again(at)) <= 3, again(at)  # all by the first batch: nothing came as a surprise to the server
 
 
 def test_rows_there_already_in_great_number_are_staged_whole_and_others_sifted_again(at: Restore):
@@ -167,10 +166,6 @@ CYCLES = {
         "ALTER TABLE p ADD FOREIGN KEY (back) REFERENCES t (id)",
     ),
 }
-
-
-# Every batch is tried by a probe, whatever the ones before it were like, where there is one.
-SIFTING = property(lambda self: "sift" if self._probed else "stage", lambda self, _: None)
 
 
 def _one_of_a_cycle(ups: list[Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -273,8 +268,7 @@ def test_what_the_server_never_reads_as_it_stands_is_not_tried_each_time(at: Res
     rows = [f'{{"id":{i},"n":{"1.0" if i < 100 else "1"}}}' for i in range(500)]
     result = at.file("t", f"[{','.join(rows)}]".encode()).ok(batch=5)
     assert result.counts() == {"inserted": 500}
-    tried = [e.message for e in at.events if type(e).__name__ == "Explained"]
-    assert len(tried) <= 5, tried  # of 20 batches: the first, the third, the seventh …
+    assert len(again(at)) <= 5, again(at)  # of 20 batches: the first, the third, the seventh …
     levels = {f.level: f.records for f in result.report.fallback}
     assert levels["Exact"] < 500, levels  # and it is tried again
 
@@ -287,8 +281,7 @@ def test_what_the_tables_before_were_like_says_how_the_next_one_begins(at: Resto
         at.file(name, rows)
     result = at.ok(batch=25)
     assert [result.counts(name).get("rejected", 0) for name in ("a", "b", "c")] == [5 * bad] * 3
-    again = [e.table for e in at.events if type(e).__name__ == "Explained"]
-    assert set(again) == ({"a"} if bad else set())
+    assert {each.table for each in again(at)} == ({"a"} if bad else set())
     levels = {f.level: f.records for f in result.report.fallback}
     assert ("Copy" in levels) is not bad
 

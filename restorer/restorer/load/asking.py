@@ -18,7 +18,19 @@ from restorer.convert.exact import only_the_server_can_read
 from restorer.database.connection import Connection, kind_of
 from restorer.database.problems import named
 from restorer.database.relation import Relations, columns
-from restorer.load.conditions import EACH, checks, joined, locked_parents, missing, not_among, visible, within
+from restorer.load.conditions import (
+    EACH,
+    array,
+    beside_parameters,
+    checks,
+    joined,
+    locked_parents,
+    missing,
+    not_among,
+    screenable,
+    visible,
+    within,
+)
 from restorer.load.shaping import Shape
 from restorer.load.sifting import Sifted
 from restorer.load.staged import ordinal_name
@@ -65,7 +77,7 @@ class Asking:
         fields = sifted.columns()
         problems, query = self._said.get(vouching) or self._say(vouching)
         try:
-            found = conn.execute(query, [f"{{{each.decode()}}}".replace("\n", ",") for each in fields]).fetchall()
+            found = conn.execute(query, [array(each) for each in fields]).fetchall()
         except psycopg.Error as error:
             if kind_of(error) == "transient":
                 raise
@@ -84,7 +96,7 @@ class Asking:
 
     def _keys(self) -> Iterator[ForeignKey]:
         for fk in self._table.foreign_keys:
-            if fk.readable and set(fk.columns) <= set(self._given):
+            if screenable(fk, self._given):
                 yield fk
 
     def _say(self, vouching: bool) -> tuple[list[Problem], bytes]:
@@ -119,9 +131,9 @@ class Asking:
         tail = sql.SQL(
             ") WITH ORDINALITY){} SELECT * FROM (SELECT s.{}, CASE {} END AS which FROM {} AS s OFFSET 0) found WHERE which IS NOT NULL"
         ).format(sql.SQL("").join(parents), self._ord, sql.SQL(" ").join(whens), rows)
-        arrays = (f"%s::{_beside_parameters(self._table.column(name).type.sql)}[]" for name in self._given)
+        arrays = (f"%s::{beside_parameters(self._table.column(name).type.sql)}[]" for name in self._given)
         return "".join(
-            [_beside_parameters(head.as_string()), ", ".join(arrays), _beside_parameters(tail.as_string())]
+            [beside_parameters(head.as_string()), ", ".join(arrays), beside_parameters(tail.as_string())]
         ).encode()
 
     def _taken(self, unique: Unique) -> sql.Composed:
@@ -136,11 +148,6 @@ class Asking:
 
 def _parents(number: int) -> sql.Identifier:
     return sql.Identifier(f"dbrestore parents {number}")
-
-
-def _beside_parameters(text: str) -> str:
-    """A percent sign in it must not look like one."""
-    return text.replace("%", "%%")
 
 
 def _shared(fields: list[list[bytes]], unique: Unique) -> set[int]:

@@ -29,6 +29,11 @@ def checks(table: Table, given: Collection[str]) -> list[tuple[sql.Composed, Pro
 EACH = sql.SQL(" OFFSET 0")
 
 
+def screenable(fk: ForeignKey, given: Collection[str]) -> bool:
+    """Whether rows that bring the columns `given` show which parent they have, and this role may look for it."""
+    return fk.readable and set(fk.columns) <= set(given)
+
+
 def missing(fk: ForeignKey, relations: Relations, *, each: bool = False) -> sql.Composed:
     """The row `s` refers to a parent (MATCH SIMPLE: no null; FULL: not all null) that the table has not. `each`: see EACH."""
     parent = relations.get(fk.to_schema, fk.to_table)
@@ -99,3 +104,13 @@ def whole(unique: Unique) -> sql.Composable:
     if unique.nulls_not_distinct:
         return sql.SQL("true")
     return sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(c)) for c in unique.columns)
+
+
+def array(fields: bytes) -> str:
+    """The literal of an array of these fields, which stand between newlines. Raises UnicodeDecodeError."""
+    return "{" + fields.decode().replace("\n", ",") + "}"
+
+
+def beside_parameters(text: str) -> str:
+    """SQL in which a percent sign must not look like a parameter."""
+    return text.replace("%", "%%")

@@ -16,6 +16,7 @@ from restorer.convert.exact import rule
 from restorer.convert.field import MISSING, NULL
 from restorer.database.connection import Connection
 from restorer.database.relation import EQUALS, Relations
+from restorer.load.conditions import array, beside_parameters
 from restorer.load.vouching import WITH_TRIGGERS, WITHOUT_TRIGGERS
 from restorer.model import ForeignKey, Table, TablePlan
 
@@ -70,7 +71,7 @@ class Parents:
         if _otherwise(keys):
             raise Orphaned
         try:
-            return "{" + keys[1:].decode().replace("\n", ",") + "}", keys.count(b"\n")
+            return array(keys[1:]), keys.count(b"\n")
         except UnicodeDecodeError:
             raise Orphaned from None
 
@@ -96,5 +97,4 @@ def _otherwise(keys: bytes) -> bool:
 
 
 def _beside_parameters(name: sql.Composable) -> sql.SQL:
-    """A percent sign in a name must not look like a parameter."""
-    return sql.SQL(name.as_string(None).replace("%", "%%"))
+    return sql.SQL(beside_parameters(name.as_string(None)))

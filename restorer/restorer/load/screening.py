@@ -12,7 +12,7 @@ from restorer.database.connection import kind_of
 from restorer.database.message import in_one_message
 from restorer.database.problems import named
 from restorer.database.relation import EQUALS, columns, is_parent
-from restorer.load.conditions import checks, locked_parents, missing, not_among
+from restorer.load.conditions import checks, locked_parents, missing, not_among, screenable
 from restorer.load.staged import Staged
 from restorer.model import ForeignKey, Problem
 
@@ -73,7 +73,7 @@ class Screened(Staged):
     def _orphans(self) -> dict[int, Problem]:
         bad: dict[int, Problem] = {}
         for fk in self.table.foreign_keys:
-            if fk.name not in self._inner and self._screenable(fk):
+            if fk.name not in self._inner and screenable(fk, self.given):
                 found = self._run("DELETE FROM {s} AS s WHERE {missing} RETURNING s.{ord}", missing=self._missing(fk))
                 bad |= {row[0]: named("23503", constraint=fk.name) for row in found}
         return bad
@@ -91,15 +91,12 @@ class Screened(Staged):
             bad |= {row[0]: named("23503", constraint=fk.name) for row in found}
         return bad
 
-    def _screenable(self, fk: ForeignKey) -> bool:
-        return fk.readable and set(fk.columns) <= set(self.given)
-
     def _missing(self, fk: ForeignKey) -> sql.Composed:
         return missing(fk, self._relations)
 
     def inner(self) -> list[ForeignKey]:
         """The foreign keys within the table's own cycle that set queries can look through."""
-        return [fk for fk in self.table.foreign_keys if fk.name in self._inner and self._screenable(fk)]
+        return [fk for fk in self.table.foreign_keys if fk.name in self._inner and screenable(fk, self.given)]
 
     def refers_to(self, fk: ForeignKey) -> bool:
         return (self.table.schema, self.table.name) == (fk.to_schema, fk.to_table)

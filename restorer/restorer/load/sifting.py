@@ -1,8 +1,8 @@
 """Good rows by COPY in spite of bad neighbours: what could keep a row out is looked at first, in a probe.
 
-A probe is a stage with nothing in it but the columns of keys, foreign keys and CHECK constraints, and those whose values only
-the server can read. What it cannot read is found when they go in; set queries then say which other rows must be rejected, and
-which share a key with another row; those alone take the long way through a whole stage. All others go straight into the table.
+A probe sees nothing but the columns of keys, foreign keys and CHECK constraints, and those whose values only the server can read. It
+is a query (asking.py) or a stage (probing.py says when), and tells which rows must be rejected, and which share a key with another row;
+those alone take the long way through a whole stage. All others go straight into the table.
 """
 
 from __future__ import annotations

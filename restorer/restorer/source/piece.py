@@ -72,7 +72,7 @@ class PartedSpans(Spans):
         """data[start:stop] holds the next `count` records; `spans` within it, where they are known."""
         self._firsts.append(self._count)
         self._places.append(start)
-        self._parts.append(spans or (start, stop))
+        self._parts.append((start, stop) if spans is None else spans)
         self._count += count
 
     def _of(self, part: int) -> Spans:
