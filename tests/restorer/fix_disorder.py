@@ -19,7 +19,7 @@ from restorer.load.task_loader import Lost, TaskLoader
 from restorer.load.worker import Workbench
 
 Disorder = Callable[[int], None]
-ORDER = "b.position, t.start_offset"  # in which tasks are claimed
+ORDER = "b.position, t.stop_offset IS NOT NULL, t.start_offset"  # in which tasks are claimed
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ def disorder(monkeypatch: pytest.MonkeyPatch) -> Disorder:
         return step(self, task, batch, following)
 
     monkeypatch.setattr(leader, "SEGMENT", 64)
+    monkeypatch.setattr(leader, "LAST_SEGMENT", 0)
     monkeypatch.setattr(worker, "IDLE_SECONDS", 0)
     monkeypatch.setattr(Ledger, "q", any_task_first)
     at_once(monkeypatch)
@@ -66,12 +67,22 @@ def second_worker(bench: Workbench) -> bool:
     return found
 
 
+def forwards(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
+    """The first segment is loaded first, the last one last. `segment`: bytes of each."""
+    _ordered(monkeypatch, segment, "b.position, t.start_offset")
+
+
 def backwards(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
     """The last segment is loaded first. `segment`: bytes of each."""
+    _ordered(monkeypatch, segment, "b.position, t.start_offset DESC")
+
+
+def _ordered(monkeypatch: pytest.MonkeyPatch, segment: int, order: str) -> None:
     at_once(monkeypatch)
     monkeypatch.setattr(leader, "SEGMENT", segment)
+    monkeypatch.setattr(leader, "LAST_SEGMENT", 0)
     query = Ledger.q
-    monkeypatch.setattr(Ledger, "q", lambda ledger, text: query(ledger, text.replace(ORDER, f"{ORDER} DESC")))
+    monkeypatch.setattr(Ledger, "q", lambda ledger, text: query(ledger, text.replace(ORDER, order)))
 
 
 def same(

@@ -78,8 +78,8 @@ def check_resume(file: TableFile, window: int) -> None:
         assert [(o, at, raw) for o, at, raw, _ in rest] == whole[seen:]
 
 
-def check_segments(file: TableFile, target: int, window: int, least: int = 0) -> None:
-    cut = list(segments(file, target, least))
+def check_segments(file: TableFile, target: int, window: int, least: int = 0, rest: int = 0) -> None:
+    cut = list(segments(file, target, least, rest))
     parts = [read(file, window=window, start=s.start, stop=s.stop, ordinal=s.ordinal) for s in cut]
     assert [(o, at, raw) for part in parts for o, at, raw, _ in part] == [
         (o, at, raw) for o, at, raw, _ in read(file, window=4096)

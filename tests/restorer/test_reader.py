@@ -29,6 +29,7 @@ from reading import (
 from restorer.model import Compression, Layout
 from restorer.source.piece import PartedSpans, array_spans
 from restorer.source.reader import count_records, pieces, segments
+from restorer.source.stream import Source
 
 pytestmark = pytest.mark.usefixtures("parts")
 
@@ -138,11 +139,12 @@ def test_reading_goes_on_from_the_end_of_every_piece_of_an_array(
     window=windows,
     target=st.integers(1, 500),
     least=st.sampled_from([0, 1, 50, 600]),
+    rest=st.sampled_from([0, 1, 50, 600]),
 )
 def test_segments_of_an_array_are_the_file(
-    tmp_path: Path, rows: list[Any], style: Callable[[list[Any]], bytes], window: int, target: int, least: int
-) -> None:
-    check_segments(written(tmp_path, style(rows)), target, window, least)
+    tmp_path: Path, rows: list[Any], style: Callable[[list[Any]], bytes], window: int, target: int, least: int, rest: int
+) -> None:  # fmt: skip
+    check_segments(written(tmp_path, style(rows)), target, window, least, rest)
 
 
 @pytest.mark.parametrize("layout", ["array", "ndjson"])
@@ -159,6 +161,26 @@ def test_the_first_and_the_last_segments_are_short(tmp_path: Path, layout: Layou
     assert all(60_000 < size < 68_000 for size in falling[: file.size // 64_000 - 6])
     assert all(b < a + 1_500 for a, b in pairwise(falling))
     assert len(sizes) < file.size // 64_000 + 20
+
+
+@pytest.mark.parametrize("layout", ["array", "ndjson"])
+def test_the_last_segment_is_as_long_as_it_is_asked_to_be_and_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Layout
+) -> None:
+    rows = [row(n) for n in range(60_000)]
+    file = written(tmp_path, b"\n".join(rows) if layout == "ndjson" else b"[" + b",".join(rows) + b"]", layout)
+    read, asked = Source.read, list[int]()
+
+    def counted(self: Source, size: int) -> bytes:
+        asked.append(len(data := read(self, size)))
+        return data
+
+    monkeypatch.setattr(Source, "read", counted)
+    cut = list(segments(file, 64_000, 8_000, file.size // 2))
+    sizes = [(s.stop or file.size) - s.start for s in cut]
+    assert file.size // 2 <= sizes[-1] < file.size // 2 + 9_500
+    assert sum(asked) < file.size // 2 + 20_000
+    assert sizes[-2] < 12_000 and max(sizes[:-1]) > 60_000
 
 
 broken_lines = st.sampled_from(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fix_disorder import Disorder, at_once, backwards, same, second_worker
+from fix_disorder import Disorder, at_once, backwards, forwards, same, second_worker
 from fix_restore import Record, Restore
+from restorer.errors import Unavailable
 from restorer.events import AnyEvent, BatchLoaded
 from restorer.load import ladder, leader
 from restorer.load.contest import Contested
 from restorer.load.ladder import Ladder
+from restorer.load.leader import Leader
 from restorer.load.worker import Workbench
 
 FILLER: list[Record] = [{"id": i, "slug": f"s{i}"} for i in range(10, 20)]
@@ -140,8 +142,7 @@ def test_a_task_that_another_worker_took_and_finished_is_let_go(
 ):
     """As after a crash of the server, which leaves nobody registered: some of its records wait already, in the ledger too."""
     if cut:
-        monkeypatch.setattr(leader, "SEGMENT", 3000)
-        at_once(monkeypatch)
+        forwards(monkeypatch, 3000)
     at.schema(T, "ALTER TABLE t ADD parent int REFERENCES t" if not cut else "ALTER TABLE t ADD parent int")
     at.file("t", [{"id": 1, "slug": "x", "parent": 1059}, {"id": 2, "slug": "x", "parent": 1}, *padded(60, parent=1)])
     load = Ladder.load
@@ -206,3 +207,27 @@ def test_shapes_that_share_keys_all_over(
     result = at.ok(load={"batch_rows": batch, "pods": pods})
     assert result.counts() == {"inserted": count, "conflict": 2 * count}
     assert at.value("SELECT count(*) FROM t WHERE slug = 'a' AND n = 7") == count
+
+
+@pytest.mark.parametrize("told", [0, 1, 4, 6, 8])
+@pytest.mark.parametrize("pods", [(2, 16), (16, 2)])
+def test_a_run_that_ended_while_a_file_was_cut_goes_on_with_more_workers_or_fewer(
+    at: Restore, monkeypatch: pytest.MonkeyPatch, told: int, pods: tuple[int, int]
+):
+    monkeypatch.setattr(leader, "SEGMENT", 2000)
+    monkeypatch.setattr(leader, "SHORT_SEGMENT", 200)
+    at_once(monkeypatch)
+    at.schema(T)
+    at.file("t", padded(200))
+    add, left = Leader._add, iter(range(told))
+
+    def killed(self: Leader, *args: Any, **named: Any) -> None:
+        if next(left, None) is None:
+            raise Unavailable("killed", "start it again")
+        add(self, *args, **named)
+
+    monkeypatch.setattr(Leader, "_add", killed)
+    assert at.run(name="r", load={"pods": pods[0]}).error is not None
+    assert at.value("SELECT count(*) FROM dbrestore.tasks") == told
+    monkeypatch.setattr(Leader, "_add", add)
+    assert at.ok(name="r", load={"pods": pods[1]}).counts() == {"inserted": 200}

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from fix_disorder import at_once, backwards, second_worker
+from fix_disorder import at_once, backwards, forwards, second_worker
 from fix_restore import Record, Restore
 from restorer.database import clean
 from restorer.database.connection import Connection, reopen, target_label
@@ -77,8 +77,7 @@ def test_a_run_that_lost_its_cleanup_cleans_again_and_loads_all(at: Restore, mon
 def test_steps_of_a_replay_that_are_taken_back_are_done_again(at: Restore, monkeypatch: pytest.MonkeyPatch):
     at.schema(T)
     at.file("t", [*ROWS, *({"id": 100 + i, "slug": f"s{i}"} for i in range(40))])
-    at_once(monkeypatch)
-    monkeypatch.setattr(leader, "SEGMENT", (at.root / "t.json").stat().st_size // 2)
+    forwards(monkeypatch, (at.root / "t.json").stat().st_size // 2)
     monkeypatch.setattr(replay, "_CHUNK", 5)
     step, calls = Replay.step, list[int]()
 

@@ -59,7 +59,8 @@ def _task(row: tuple[Any, ...]) -> Task:
 
 
 # All that a table may have to wait for is gathered first, once: asked for each table by itself it takes as many times as long as there are
-# tables. `blocked`: one that it refers to is not settled; `first`: of each group, the first table that is still loaded.
+# tables. `blocked`: one that it refers to is not settled; `first`: of each group, the first table that is still loaded. Of a file's segments
+# the last one is taken first: it is the longest.
 _CLAIM = f"""
 WITH unsettled AS MATERIALIZED (SELECT DISTINCT grp FROM {{tables}} WHERE run = %s AND NOT settled),
 blocked AS MATERIALIZED (SELECT DISTINCT b.name FROM {{tables}} b CROSS JOIN unnest(b.after) a (grp) JOIN unsettled u ON u.grp = a.grp
@@ -72,7 +73,7 @@ mine AS (UPDATE {{tasks}} SET owner = %s WHERE id = (
     WHERE t.run = %s AND %s = ANY (r.marks) AND t.state = 'Ready'
     AND (t.owner IS NULL OR t.owner = %s OR NOT EXISTS (SELECT FROM {{owners}} o WHERE o.owner = t.owner))
     AND NOT EXISTS (SELECT FROM blocked x WHERE x.name = b.name)
-    ORDER BY b.position > f.position, b.position, t.start_offset LIMIT 1 FOR UPDATE OF t SKIP LOCKED) RETURNING {_TASK}),
+    ORDER BY b.position > f.position, b.position, t.stop_offset IS NOT NULL, t.start_offset LIMIT 1 FOR UPDATE OF t SKIP LOCKED) RETURNING {_TASK}),
 begun AS (UPDATE {{tables}} SET started_at = clock_timestamp() WHERE run = %s AND started_at IS NULL
     AND name = (SELECT table_name FROM mine))
 SELECT * FROM mine"""

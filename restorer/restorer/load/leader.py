@@ -31,8 +31,9 @@ Settle = Callable[[], bool]
 LOOK_SECONDS = 0.25  # between two looks at the ledger and the workers: what our own ones do wakes us
 LOADS = 5  # passes over the tasks; more than one only when the server crashes just at the end
 # Bytes of a file that one task covers, when there are several workers, and at its ends. A file that a killed process cut half is cut
-# again from its beginning, and must be cut at the same places: neither of these may change between versions that work on one run.
+# again from its beginning, and must be cut at the same places: none of these may change between versions that work on one run.
 SEGMENT, SHORT_SEGMENT = 32 << 20, 4 << 20
+LAST_SEGMENT = 0.8  # of one worker's share of a file: need not be read to be cut
 
 
 def worth_cutting(spec: RestoreSpec, plans: tuple[TablePlan, ...]) -> frozenset[str]:
@@ -165,15 +166,21 @@ class Leader:
         is cut is told with all its segments: a failover may have taken back one that was told before, and, later, all of it;
         so once it has ended it must be begun anew."""
         pending = set(self._retrying(self._bench.tasks.to_split, what="ledger"))
+        share = self._last_share() if pending else 0.0
         for plan in self._plans:
             if plan.name not in pending:
                 continue
             cut = list[Segment]()
-            for s in reader.segments(plan.file, SEGMENT, SHORT_SEGMENT):
+            for s in reader.segments(plan.file, SEGMENT, SHORT_SEGMENT, int(share * plan.file.size)):
                 cut.append(s)
                 self._retrying(partial(self._add, plan.name, [s]), what="ledger")
                 yield plan.name
             self._retrying(partial(self._add, plan.name, cut, all_of_it=True), what="ledger")
+
+    def _last_share(self) -> float:
+        """How much of a file its last segment has: by the workers that the run began with, as it must be cut there again."""
+        load: dict[str, int] = self._retrying(self._ledger.spec, what="ledger")["load"]
+        return LAST_SEGMENT / max(2, load["workers"] * load["pods"])
 
     def _add(self, table: str, segments: list[Segment], _: Connection, *, all_of_it: bool = False) -> None:
         with self._session.transaction(durable=all_of_it) as conn:

@@ -96,23 +96,26 @@ def _open_array(w: Window, file: TableFile, ordinal: int) -> None:
     w.pos += 1
 
 
-def segments(file: TableFile, most: int, least: int = 0) -> Iterator[Segment]:
+def segments(file: TableFile, most: int, least: int = 0, rest: int = 0) -> Iterator[Segment]:
     """Cuts a file into parts of about `most` bytes for parallel loading; together they are exactly the file. At its beginning
     and its end they are shorter, down to about `least` (0: they are not), so that who loads them all begin and end at about
-    the same time.
+    the same time. The last one has about `rest` bytes (0: as many as the others), which are not read.
 
     Read in order from the beginning (some GB/s), as a boundary in the middle of an array cannot be guessed. A
     compressed file is one segment. Never raises BrokenFile: the last segment runs into the break and tells of it.
     """
     start, ordinal = 0, 1
     begun = -1  # offset of the first record of the segment at hand
+    least, end = min(most, least or most), file.size - rest
     target = most
     if not file.compression:
         try:
-            for piece in pieces(file, window=max(1, min(_SPLIT_WINDOW, min(most, least or most) // 8))):
+            for piece in pieces(file, window=max(1, min(_SPLIT_WINDOW, least // 8))):
                 if begun == -1:
+                    if rest and piece.offset > end - least:
+                        break
                     begun = piece.offset
-                    target = min(most, max(least or most, min(begun, (file.size - begun) // _PARTS_LEFT)))
+                    target = min(most, max(least, min(begun, (end - begun) // _PARTS_LEFT)))
                 if piece.end - begun >= target:
                     yield Segment(start, piece.end, ordinal)
                     start, begun = piece.end, -1
