@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import typer
 
 from restorer.errors import Interrupted, Refused, RestoreError
-from restorer.events import Emit, fan_out
+from restorer.events import AnyEvent, Emit, PhaseChanged, fan_out
 from restorer.load.leader import worker_processes
 from restorer.load.process import spares
 from restorer.report import Report
@@ -214,6 +215,8 @@ class Wiring:
             listeners.append(metrics)
         if self.termination_log is not None:
             listeners.append(publish.TerminationLog(self.termination_log, progress))
+        if not self.json:
+            listeners.append(_prepare_the_report)
         return log, fan_out(*listeners)
 
     @contextlib.contextmanager
@@ -297,6 +300,18 @@ class Wiring:
             from restorer.watch.report_view import plain_report
 
             sys.stdout.write(plain_report(report))
+
+
+def _prepare_the_report(event: AnyEvent) -> None:
+    """What draws it is imported while the server is at its last work; afterwards everybody would wait for that."""
+
+    def imported() -> None:
+        with contextlib.suppress(Exception):  # whoever needs it tells
+            importlib.import_module("restorer.watch.report_view")
+
+    if isinstance(event, PhaseChanged) and event.phase == "Verifying":
+        with contextlib.suppress(RuntimeError):  # the system lets no more threads start
+            threading.Thread(target=imported, name="report", daemon=True).start()
 
 
 def _each(failure: RestoreError | None) -> list[RestoreError]:
