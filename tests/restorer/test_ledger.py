@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from typing import Any
 
 import msgspec
 import psycopg
 import pytest
 from fix_restore import Restore
-from restorer.database import tasks
+from restorer.database import planned, tasks
+from restorer.database.connection import open_connection
 from restorer.database.ledger import Ledger
 from restorer.database.ledger_schema import ddl
+from restorer.database.origins import Origin
 from restorer.database.runs import purge_runs
 from restorer.database.session import Session
 from restorer.database.tasks import Tasks
@@ -159,20 +162,34 @@ def test_what_was_taken_from_a_process_it_cannot_commit_any_more(forty: Restore,
     assert done[0].error is not None
 
 
-def test_a_batch_commits_from_where_its_task_stands_or_not_at_all(forty: Restore):
+@pytest.mark.parametrize("often", [1, 100], ids=["planned once", "planned each time"])
+def test_a_batch_commits_from_where_its_task_stands_or_not_at_all(
+    forty: Restore, monkeypatch: pytest.MonkeyPatch, often: int
+):
+    monkeypatch.setattr(planned, "_OFTEN", often)
     forty.stopped(1, name="r", batch=5)
     ledger = Ledger("dbrestore", "r")
-    ledger.register(forty.db)
-    assert ledger.take_target(forty.db) is None
-    tasks = Tasks(ledger)
-    task = tasks.claim(forty.db)
-    assert task is not None
-    ahead = msgspec.structs.replace(task, next_offset=task.next_offset + 100)
-    assert tasks.advance(forty.db, task, ahead)
-    assert not tasks.advance(forty.db, task, ahead), "somebody went on with it"
-    assert tasks.advance(forty.db, ahead, ahead)
-    stranger = Ledger("dbrestore", "r")
-    assert not Tasks(stranger).advance(forty.db, ahead, ahead)
+    with closing(open_connection(forty.dsn)) as conn:
+        ledger.register(conn)
+        assert ledger.take_target(conn) is None
+        tasks = Tasks(ledger)
+        task = tasks.claim(conn)
+        assert task is not None
+        ahead = msgspec.structs.replace(task, next_offset=task.next_offset + 100)
+        origin = Origin(task.id, task.next_offset, task.next_offset + 100, task.next_ordinal)
+        stranger = Tasks(Ledger("dbrestore", "r"))
+        assert tasks.advance(conn, task, ahead, origin=origin)
+        assert not tasks.advance(conn, task, ahead, origin=origin), "somebody went on with it"
+        assert tasks.advance(conn, ahead, ahead)
+        assert not stranger.advance(conn, ahead, ahead)
+        for who, then in ((tasks, True), (tasks, False), (stranger, False)):
+            conn.execute("BEGIN")
+            further = msgspec.structs.replace(ahead, next_offset=ahead.next_offset + 100)
+            assert who.commit(conn, ahead, further, []) is then
+            conn.execute("ROLLBACK")
+    assert forty.rows("SELECT task, start_offset, stop_offset, ordinal FROM dbrestore.origins") == [
+        msgspec.structs.astuple(origin)
+    ]
 
 
 def test_a_second_worker_keeps_off_a_cycle_that_is_begun_while_there_is_something_else(at: Restore):

@@ -26,6 +26,11 @@ class Occupied(psycopg.Connection[tuple[Any, ...]]):
     or once it took long, it is waited as psycopg does."""
 
     meanwhile: Work | None = None
+    straight: bool | None = None  # whether no pooler stands in between, once that was asked (pooler.py)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.planned: dict[str, int | str] = {}  # query -> how often it was run, or what stands for it now (planned.py)
 
     def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
         """As psycopg's."""

@@ -8,6 +8,7 @@ from contextlib import closing
 import psycopg
 
 from restorer.database.connection import Connection, open_connection
+from restorer.database.occupied import Occupied
 from restorer.errors import Refused
 
 _QUESTIONS = 24  # more than a pool of PgBouncer's default size has processes
@@ -30,18 +31,12 @@ def pooled(conn: Connection) -> bool:
     return backend_pid(conn) != conn.info.backend_pid
 
 
-class Straight:
+def straight(conn: Connection) -> bool:
     """Whether no pooler stands in between, asked once for each connection."""
-
-    def __init__(self) -> None:
-        self.conn: Connection | None = None
-        self._found = False
-
-    def __call__(self, conn: Connection) -> bool:
-        if self.conn is not conn:
-            self._found = not pooled(conn)
-            self.conn = conn
-        return self._found
+    assert isinstance(conn, Occupied)
+    if conn.straight is None:
+        conn.straight = not pooled(conn)
+    return conn.straight
 
 
 def pinned(conn: Connection, conninfo: str) -> bool:

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from restorer.database.connection import Connection, backoff, connect_reason, kind_of, never_connected, reopen
 from restorer.database.message import COMMIT, in_one_message
-from restorer.database.pooler import Straight
+from restorer.database.pooler import straight
 from restorer.database.problems import problem_of
 from restorer.errors import LoadFailed, RestoreError, Unavailable
 from restorer.events import Emit, Retried
@@ -88,7 +88,6 @@ class Session:
         self.conninfo, self.retry, self.emit = conninfo, retry, emit
         self._conn = conn
         self._one = one_connection
-        self._straight = Straight()
         self._ahead: bool | None = None  # a transaction was begun, for a batch that follows; staged or not
         self._cancelled = threading.Event()
         self.on_retry: Callable[[Connection], object] = lambda _: None
@@ -132,7 +131,7 @@ class Session:
         """What may stand behind the COMMIT of a batch, in the same message, where another batch follows: its `begin` takes no
         round trip then. Behind a pooler nothing: others wait for its process between two transactions. Whoever uses it calls
         `nothing_ahead` in the end."""
-        if not self._straight(conn):
+        if not straight(conn):
             return []
         self._ahead = staged
         return [sql.SQL(_begin(staged))]

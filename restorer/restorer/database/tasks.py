@@ -15,6 +15,7 @@ from restorer.database.copying import copying
 from restorer.database.ledger import BURY, PREPARED, SAMPLE, Ledger
 from restorer.database.message import COMMIT, in_one_message
 from restorer.database.origins import Origin
+from restorer.database.planned import planned
 from restorer.database.waiting import Record, Waiting
 from restorer.errors import Unavailable
 from restorer.model import Problem
@@ -82,13 +83,15 @@ BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
 _ADVANCE = """
 WITH held AS MATERIALIZED (SELECT FROM {target} WHERE run = %s FOR SHARE),
 moved AS (UPDATE {tasks} SET next_offset = %s, next_ordinal = %s, read = %s, inserted = %s, updated = %s, duplicate = %s, conflict = %s,
-    rejected = %s, deferred = %s, batches = %s, records = %s, seconds = %s, state = CASE WHEN %s THEN 'Done' ELSE state END
+    rejected = %s, deferred = %s, batches = %s, records = %s, seconds = %s, state = CASE WHEN %s::bool THEN 'Done' ELSE state END
     WHERE id = %s AND owner = %s AND next_offset = %s AND state = 'Ready' AND EXISTS (SELECT FROM held)
     AND EXISTS (SELECT FROM {runs} r WHERE r.run = {tasks}.run AND r.state = 'Running' AND %s = ANY (r.marks)) RETURNING run)"""
 _ORIGIN = """,
-origin AS (INSERT INTO {origins} (run, table_name, task, start_offset, stop_offset, ordinal) SELECT run, %s, %s, %s, %s, %s FROM moved)"""
+origin AS (INSERT INTO {origins} (run, table_name, task, start_offset, stop_offset, ordinal) SELECT run, %s::text, %s::bigint, %s::bigint, %s::bigint,
+    %s::bigint FROM moved)"""
 # No setting of the server. To ask for one that is not there is the plainest way in SQL to end what else stands in a message.
 _LOST = "dbrestore.task_is_lost"
+_OR_LOST = f"SELECT CASE WHEN EXISTS (SELECT FROM moved) THEN '' ELSE current_setting('{_LOST}') END"
 
 
 class Tasks:
@@ -97,6 +100,7 @@ class Tasks:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._q = ledger.q
+        self._moves: dict[tuple[str, ...], str] = {}
         self.waiting = Waiting(ledger)
 
     def claim(self, conn: Connection) -> Task | None:
@@ -116,26 +120,28 @@ class Tasks:
 
         The target's row is locked (shared) to the end of the transaction: whoever takes the target waits for this commit.
         """
-        moved = sql.SQL("{} SELECT FROM moved").format(self._moving(origin))
-        return conn.execute(moved, self._figures(old, new, done, origin)).rowcount == 1
+        moved = planned(conn, self._moving(origin, "SELECT 1 FROM moved"))
+        return bool(in_one_message(conn, moved, values=self._figures(old, new, done, origin)))
 
     def commit(
         self, conn: Connection, old: Task, new: Task, then: Sequence[sql.Composable], origin: Origin | None = None
     ) -> bool:
         """`advance` and the COMMIT in one message, with `then` behind it. False: as for `advance`, and the transaction has
         failed."""
-        moved = sql.SQL("{} SELECT CASE WHEN EXISTS (SELECT FROM moved) THEN '' ELSE current_setting({}) END")
-        statement = moved.format(self._moving(origin), sql.Literal(_LOST))
+        moved = planned(conn, self._moving(origin, _OR_LOST))
         try:
-            in_one_message(conn, statement, COMMIT, *then, values=self._figures(old, new, False, origin))
+            in_one_message(conn, moved, COMMIT, *then, values=self._figures(old, new, False, origin))
         except psycopg.errors.UndefinedObject as error:
             if _LOST not in (error.diag.message_primary or ""):
                 raise
             return False
         return True
 
-    def _moving(self, origin: Origin | None) -> sql.Composed:
-        return self._q(_ADVANCE + (_ORIGIN if origin else ""))
+    def _moving(self, origin: Origin | None, end: str) -> str:
+        parts = (_ADVANCE, _ORIGIN if origin else "", end)
+        if parts not in self._moves:
+            self._moves[parts] = self._q(" ".join(parts)).as_string(None)
+        return self._moves[parts]
 
     def _figures(self, old: Task, new: Task, done: bool, origin: Origin | None) -> tuple[object, ...]:
         c = new.counters

@@ -8,7 +8,7 @@ import zlib
 from psycopg import sql
 
 from restorer.database.connection import Connection
-from restorer.database.pooler import Straight
+from restorer.database.pooler import straight
 from restorer.model import Table
 
 
@@ -16,13 +16,14 @@ class Kept:
     """The names of those that were asked for, on one connection at a time."""
 
     def __init__(self) -> None:
-        self._straight = Straight()
+        self._conn: Connection | None = None
         self._names: set[str] = set()
 
     def possible(self, conn: Connection) -> bool:
-        if self._straight.conn is not conn:
+        if self._conn is not conn:
             self._names.clear()
-        return self._straight(conn)
+            self._conn = conn
+        return straight(conn)
 
     def name(self, table: Table, columns: tuple[str, ...], number: int) -> str:
         """One for each set of columns of `table`. That they are still of its types is seen when it is used (staged.py)."""
@@ -31,7 +32,7 @@ class Kept:
         return name
 
     def drop(self, conn: Connection) -> None:
-        if self._straight.conn is conn and self._names:
+        if self._conn is conn and self._names:
             names = sql.SQL(", ").join(sql.Identifier("pg_temp", name) for name in sorted(self._names))
             conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(names))
             self._names.clear()
