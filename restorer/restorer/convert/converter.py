@@ -43,6 +43,9 @@ _NO_STRUCT_KEY = re.compile(r'["\\\x00-\x1f]')  # msgspec has no structs with su
 # Elements of an array that are spelled as the fields are, quotes and all.
 _ELEMENTS = re.compile(rb'(?:(?:null|true|false|"[^"\\\x00-\x1f]*"|[-+]?[0-9][-+.:0-9A-Za-z]*)\n)*+').fullmatch
 
+# To be found nowhere they take `in` half as long again.
+_NULL, _NULL_STRING = re.compile(NULL).search, re.compile(RAW_NULL_STRING).search
+
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _SOME = 8  # good records of which one may stand for a bad one
@@ -254,10 +257,12 @@ class Converter:
         or a list, is missing, is a string "null", is not UTF-8, or is null where it must not be. `apart`: the server is trusted
         with the last two, but for these records, which go by a stage; and with a string "null", where it takes no null."""
         unclean: set[int] = set()
-        trusted = apart is not None and self._nowhere_null  # six bytes take long to be found nowhere
-        for needle in (MISSING,) if trusted else (MISSING, RAW_NULL_STRING):
-            if needle in joined:
-                unclean.update(i for i, head in enumerate(heads) if needle in head)
+        trusted = apart is not None and self._nowhere_null
+        null = not trusted and _NULL(joined) is not None
+        if MISSING in joined:
+            unclean.update(i for i, head in enumerate(heads) if MISSING in head)
+        if null and _NULL_STRING(joined):
+            unclean.update(i for i, head in enumerate(heads) if RAW_NULL_STRING in head)
         if hard(joined):
             unclean.update(i for i, head in enumerate(heads) if hard(head))
         for opener in (b"{", b"["):  # one byte is found ten times as fast as two
@@ -268,7 +273,7 @@ class Converter:
             return unclean.union(apart)
         if not is_utf8(joined):
             unclean.update(i for i, head in enumerate(heads) if not is_utf8(head))
-        if self._required and NULL in joined:
+        if self._required and null:
             for position in self._required:
                 values = list(map(itemgetter(position), records))
                 if RAW_NULL in values:
