@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from fix_disorder import Disorder, at_once, backwards, forwards, same, second_worker
 from fix_restore import Record, Restore
+from restorer.database.connection import Connection
 from restorer.errors import Unavailable
 from restorer.events import AnyEvent, BatchLoaded
 from restorer.load import ladder, leader
 from restorer.load.contest import Contested
 from restorer.load.ladder import Ladder
 from restorer.load.leader import Leader
+from restorer.load.replay import Replay
 from restorer.load.worker import Workbench
 
 FILLER: list[Record] = [{"id": i, "slug": f"s{i}"} for i in range(10, 20)]
@@ -188,6 +190,36 @@ def test_half_of_the_file_makes_way(at: Restore, monkeypatch: pytest.MonkeyPatch
     assert min(told) >= 0  # a counter never goes down
     again = at.value("SELECT sum(value::int) FROM dbrestore.tasks, jsonb_each_text(records)")
     assert again == 2 * count
+
+
+@pytest.mark.parametrize(
+    ("key", "spelled", "found"),
+    [
+        ("id int PRIMARY KEY", "%d", True),
+        ("id text PRIMARY KEY", '"%d"', True),
+        ("id bigint, PRIMARY KEY (id, slug)", "%d", True),
+        ("id text PRIMARY KEY", '"\\u002b%d"', False),  # not as the server spells it
+    ],
+)
+def test_a_row_that_makes_way_is_found_by_its_key(
+    at: Restore, monkeypatch: pytest.MonkeyPatch, key: str, spelled: str, found: bool
+):
+    """Its neighbours in the batch need not be staged for it."""
+    at.schema(f"CREATE TABLE t (slug text UNIQUE, {key})")
+    slugs = ["x", *(f"{'p' * 60}{i}" for i in range(120)), "x"]
+    records = ",".join(f'{{"id": {spelled % (1000 + i)}, "slug": "{slug}"}}' for i, slug in enumerate(slugs))
+    size = (at.root / "t.json").write_text(f"[{records}]")
+    backwards(monkeypatch, size // 2)
+    stages, staged = Replay._stages, list[int]()
+
+    def counted(self: Replay, conn: Connection, records: list[Any], outcome: Any) -> Any:
+        staged.append(len(records))
+        return stages(self, conn, records, outcome)
+
+    monkeypatch.setattr(Replay, "_stages", counted)
+    assert at.ok(load={"batch_rows": 500, "pods": 2}).counts() == {"inserted": 121, "conflict": 1}
+    assert (max(staged) <= 2) is found
+    assert at.rows("SELECT id::text FROM t WHERE slug = 'x'") == [("1000" if found else "+1000",)]
 
 
 @pytest.mark.parametrize(

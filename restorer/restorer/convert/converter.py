@@ -127,6 +127,11 @@ class Converter:
         """The sure way, and the lines of a probe beside the whole ones."""
         return self._rows(piece, exact=True, probe=True)
 
+    def values(self, piece: Piece, column: str) -> list[bytes]:
+        """The raw values of one column, whatever stands for those of records that nobody can take apart."""
+        records, _ = self._records(piece, Rows([]))
+        return list(map(bytes, map(itemgetter(self.columns.index(column)), records)))
+
     def _struct(self) -> type[msgspec.Struct]:
         fields = [
             (f"f{i}", msgspec.Raw, msgspec.field(name=key, default=blank))

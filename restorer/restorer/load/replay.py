@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from itertools import chain
 from operator import attrgetter
 
@@ -25,6 +26,7 @@ from restorer.load.batch import Outcome
 from restorer.load.contest import Holder
 from restorer.load.ladder import Ladder
 from restorer.load.stage import Stage
+from restorer.load.staged import identity
 from restorer.model import ForeignKey
 from restorer.source import reader
 
@@ -121,7 +123,7 @@ class Replay:
     def _taken_out(
         self, conn: Connection, origin: Origin, holders: set[Holder], names: set[bytes] | None
     ) -> list[int] | None:
-        """`names`: only by the batch's records that hold one of them. -> ordinals of the records that wait now; None where rows
+        """`names`: only by the batch's records that have one of them in their key. -> ordinals of the records that wait now; None where rows
         cannot be taken out: children that this role may not see, or the table is not what it was when the file was cut"""
         batch = self._batch(conn, origin, names)
         again = self._stages(conn, list(batch.values()), Outcome()) if batch else []
@@ -146,8 +148,9 @@ class Replay:
         return self._into
 
     def _batch(self, conn: Connection, origin: Origin, names: set[bytes] | None) -> dict[int, Record]:
-        """Ordinal -> record, without those that wait already; with `names`, those that hold one of them."""
+        """Ordinal -> record, without those that wait already; with `names`, those that have one of them in their key."""
         converter = self._ladder.shaper.converter
+        key = identity(self._plan.table, converter.columns) if names is not None else None
         found = dict[int, Record]()
         for piece in reader.pieces(
             self._plan.file,
@@ -157,13 +160,13 @@ class Replay:
             ordinal=origin.ordinal,
             stop=origin.stop,
         ):
-            if names is not None and not any(name in piece.data for name in names):
-                continue
-            for i in range(len(piece)):
-                raw = piece.raw(i)
-                if names is None or any(name in raw for name in names):
-                    ordinal, offset = piece.place(i)
-                    found[ordinal] = Record(ordinal, offset, raw)
+            these: Iterable[int] = range(len(piece))
+            if names is not None and key is not None:
+                values = converter.values(piece, key.columns[0])
+                these = (i for i, value in enumerate(values) if value.strip(b'"') in names)
+            for i in these:
+                ordinal, offset = piece.place(i)
+                found[ordinal] = Record(ordinal, offset, piece.raw(i))
         for ordinal in self._waiting.records(conn, self._table, list(found)):
             del found[ordinal]
         return found
