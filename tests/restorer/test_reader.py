@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ijson.backends.python as ijson
+import msgspec
 import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
@@ -181,6 +182,19 @@ def test_the_last_segment_is_as_long_as_it_is_asked_to_be_and_not_read(
     assert file.size // 2 <= sizes[-1] < file.size // 2 + 9_500
     assert sum(asked) < file.size // 2 + 20_000
     assert sizes[-2] < 12_000 and max(sizes[:-1]) > 60_000
+
+
+def test_an_array_within_a_document_is_cut_as_if_it_were_a_file(tmp_path: Path) -> None:
+    array = b"[" + b",".join(row(n) for n in range(30_000)) + b"]"
+    data = b'{"posts":[' + b",".join([row(1)] * 20_000) + b'],"users":' + array + b"}"
+    path = tmp_path / "backup.json"
+    path.write_bytes(data)
+    within = msgspec.structs.replace(table(path, "document", member=("users",)), size=len(array))
+    alone, at = written(tmp_path, array), data.index(array)
+    for rest in (0, len(array) // 2):
+        cuts, others = ([s.stop for s in segments(f, 64_000, 8_000, rest)][:-1] for f in (alone, within))
+        assert len(cuts) == len(others) > 5
+        assert all(abs((other or 0) - at - (cut or 0)) < 3_000 for cut, other in zip(cuts, others, strict=True))
 
 
 broken_lines = st.sampled_from(

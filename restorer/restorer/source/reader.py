@@ -105,17 +105,19 @@ def segments(file: TableFile, most: int, least: int = 0, rest: int = 0) -> Itera
     compressed file is one segment. Never raises BrokenFile: the last segment runs into the break and tells of it.
     """
     start, ordinal = 0, 1
-    begun = -1  # offset of the first record of the segment at hand
-    least, end = min(most, least or most), file.size - rest
-    target = most
+    first = begun = -1  # offsets of the first records, of the file and of the segment at hand
+    least, target = min(most, least or most), most
     if not file.compression:
         try:
             for piece in pieces(file, window=max(1, min(_SPLIT_WINDOW, least // 8))):
+                if first == -1:
+                    first = piece.offset if file.member else 0  # an array that stands somewhere in a document
                 if begun == -1:
-                    if rest and piece.offset > end - least:
-                        break
                     begun = piece.offset
-                    target = min(most, max(least, min(begun, (end - begun) // _PARTS_LEFT)))
+                    before, left = begun - first, file.size - rest - (begun - first)
+                    if rest and left < least:
+                        break
+                    target = min(most, max(least, min(before, left // _PARTS_LEFT)))
                 if piece.end - begun >= target:
                     yield Segment(start, piece.end, ordinal)
                     start, begun = piece.end, -1
