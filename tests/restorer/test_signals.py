@@ -178,6 +178,9 @@ def test_it_ends_although_the_server_does_not_answer(volume: Path, tmp_path: Pat
             load.started.close()
         assert end.code == 143
         assert end.report["outcome"] == "Interrupted"
+        assert [(f["reason"], f["remedy"]) for f in end.failures] == [
+            ("Interrupted", "the same command goes on from there")
+        ]
         assert json.loads(load.report_file.read_text())["outcome"] == "Interrupted"
         assert gone(backends, 5)
         load.check_resumable()

@@ -254,6 +254,7 @@ class Wiring:
         if self.termination_log is not None:
             publish.TerminationLog(self.termination_log, progress()).write(report)
         if self.json:
+            EventLog(progress()).failure(Interrupted(report.message, "the same command goes on from there"))
             print(publish.line(report).decode(), flush=True)
         else:
             print(f"restorer: {report.message}: the same command goes on from there", file=sys.stderr, flush=True)
