@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fix_restore import Restore
 from psycopg import sql
+from restorer.database import tasks
 from restorer.database.ledger import Ledger
 from restorer.database.tasks import Task
 from restorer.load import leader, worker
@@ -20,6 +21,7 @@ from restorer.load.worker import Workbench
 
 Disorder = Callable[[int], None]
 ORDER = "b.position, t.stop_offset IS NOT NULL, t.start_offset"  # in which tasks are claimed
+assert ORDER in tasks._CLAIM  # else none of the orders here would come about
 
 
 @pytest.fixture

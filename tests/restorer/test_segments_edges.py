@@ -8,6 +8,7 @@ import pytest
 from fix_disorder import Disorder, at_once, backwards, forwards, same, second_worker
 from fix_restore import Record, Restore
 from restorer.database.connection import Connection
+from restorer.database.tasks import Task, Tasks
 from restorer.errors import Unavailable
 from restorer.events import AnyEvent, BatchLoaded
 from restorer.load import ladder, leader
@@ -239,6 +240,26 @@ def test_shapes_that_share_keys_all_over(
     result = at.ok(load={"batch_rows": batch, "pods": pods})
     assert result.counts() == {"inserted": count, "conflict": 2 * count}
     assert at.value("SELECT count(*) FROM t WHERE slug = 'a' AND n = 7") == count
+
+
+def test_the_last_segment_is_the_longest_and_taken_first(at: Restore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(leader, "SEGMENT", 1000)
+    at_once(monkeypatch)
+    at.schema(T)
+    at.file("t", padded(100))
+    claim, claimed = Tasks.claim, list[tuple[int, int | None]]()
+
+    def noted(self: Tasks, conn: Connection) -> Task | None:
+        if (task := claim(self, conn)) is not None:
+            claimed.append((task.start, task.stop))
+        return task
+
+    monkeypatch.setattr(Tasks, "claim", noted)
+    assert at.ok(load={"pods": 2}).counts() == {"inserted": 100}
+    (start, stop), *others = claimed
+    size = (at.root / "t.json").stat().st_size
+    assert stop is None and 0.4 * size - 200 < size - start < 0.4 * size + 1200  # to a record or a short segment
+    assert others == sorted(others) and others[0][0] == 0 and len(others) > 3
 
 
 @pytest.mark.parametrize("told", [0, 1, 4, 6, 8])

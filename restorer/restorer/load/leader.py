@@ -180,7 +180,7 @@ class Leader:
     def _last_share(self) -> float:
         """How much of a file its last segment has: by the workers that the run began with, as it must be cut there again."""
         load: dict[str, int] = self._retrying(self._ledger.spec, what="ledger").get("load", {})
-        return LAST_SEGMENT / max(2, load.get("workers", 1) * load.get("pods", 1))
+        return LAST_SEGMENT / (load.get("workers", 1) * load.get("pods", 1))
 
     def _add(self, table: str, segments: list[Segment], _: Connection, *, all_of_it: bool = False) -> None:
         with self._session.transaction(durable=all_of_it) as conn:
