@@ -111,6 +111,17 @@ class Started:
         except ProcessLookupError:
             pass
 
+    def peak(self) -> int:
+        """Waits for the end. -> bytes of memory that the process was seen to hold at most"""
+        peak = 0
+        while self.process.poll() is None:
+            try:
+                peak = max(peak, psutil.Process(self.pid).memory_info().rss)
+            except psutil.NoSuchProcess:
+                break
+            time.sleep(0.005)
+        return peak
+
     def end(self, seconds: float = 60) -> Ended:
         """Waits for the end. A command that does not end is killed and fails the test."""
         try:

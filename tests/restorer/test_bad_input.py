@@ -12,14 +12,12 @@ import hashlib
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
 from command import Started, write_backup
@@ -285,13 +283,7 @@ def test_a_record_of_200_mib_is_rejected_in_bounded_memory(dsn: str, tmp_path: P
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("CREATE TABLE t (id int PRIMARY KEY, name text)")
         started = Started("run", "--backup", tmp_path, "--dsn", dsn, "--json", "--max-rejects", "50%")
-        peak = 0
-        while started.process.poll() is None:
-            try:
-                peak = max(peak, psutil.Process(started.pid).memory_info().rss)
-            except psutil.NoSuchProcess:
-                break
-            time.sleep(0.005)
+        peak = started.peak()
         end = started.end()
         assert end.code == 0, end.err
         assert conn.execute("SELECT id FROM t ORDER BY id").fetchall() == [(1,), (3,)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fix_restore import Restore
-from restorer.database import waiting
+from restorer.database import paging, waiting
 
 TREE = "CREATE TABLE t (id int PRIMARY KEY, parent int REFERENCES t {})"
 
@@ -42,12 +42,12 @@ def test_a_chain_in_reverse_order_is_no_square(at: Restore, missing: bool):
     assert result.report.seconds <= 15
 
 
-def test_rows_that_wait_are_settled_a_few_megabytes_at_a_time(at: Restore, monkeypatch: pytest.MonkeyPatch):
+def test_rows_that_wait_are_settled_a_page_at_a_time(at: Restore, monkeypatch: pytest.MonkeyPatch):
     at.schema("CREATE TABLE t (id int PRIMARY KEY, parent int REFERENCES t, v text, n int)")
     records: list[dict[str, object]] = [{"id": i, "parent": i - 1 or None, "v": "v" * 90} for i in range(50, 0, -1)]
     records[30] |= {"n": 1}  # id 20 brings another column
     records[20] |= {"v": "đ\u0000"}  # id 30 is bad, and so the 20 that hang on it have no parent
-    monkeypatch.setattr(waiting, "_CHUNK_BYTES", 300)
+    monkeypatch.setattr(paging, "PAGE_BYTES", 300)
     chunks, seen = waiting.Waiting.chunks, list[int]()
 
     def counted(*args: Any) -> Iterator[list[Any]]:

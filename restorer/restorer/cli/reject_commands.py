@@ -18,6 +18,7 @@ import typer
 from restorer.database.connection import Connection, first_connection, target_label
 from restorer.database.ledger import Ledger, refuse_holder
 from restorer.database.ledger_schema import RIGHTS, TABLES
+from restorer.database.paging import PAGE_BYTES
 from restorer.database.session import Session
 from restorer.errors import Refused
 from restorer.load.heartbeat import Heartbeat
@@ -26,12 +27,14 @@ from restorer.spec import Retry
 
 from . import options
 from .inspect_commands import open_ledger, run_key
+from .repaired import INDEX, Repaired
 
 app = typer.Typer(help="Records that were not loaded: list, export, repair, retry.", no_args_is_help=True)
 _RUN = typer.Option(None, "--name", metavar="RUN", help="The run.", show_default="the newest")
 _TABLE = typer.Option(None, "--table", help="Only this table.")
+_AT_ONCE = 200  # records that are fetched together, where they are short
 _KINDS = 12  # lines of the summary; --limit 0 shows all
-_INDEX = ("line", "id", "record", "reason", "sqlstate", "constraint", "column", "message")
+_HEADER = ("line", "id", "record", "reason", "sqlstate", "constraint", "column", "message")
 
 
 @app.command("list")
@@ -119,18 +122,25 @@ def export(
         print(f"run {ledger.run} has no rejected records")
 
 
+def _longest(conn: Connection, ledger: Ledger, table: str) -> int:
+    """-> bytes of the longest record that was rejected"""
+    query = ledger.q("SELECT max(octet_length(record)) FROM {rejects} WHERE run = %s AND table_name = %s")
+    row = conn.execute(query, (ledger.run, table)).fetchone()
+    return int(row[0] or 0) if row else 0
+
+
 def _export_table(conn: Connection, ledger: Ledger, table: str, target: Path) -> int:
     """Newlines between a record's tokens become spaces: one record is one line. -> records written"""
     number = 0
     with (
         target.open("wb") as out,
-        target.with_suffix(".index.csv").open("w", newline="", encoding="utf-8") as index,
+        target.with_suffix(INDEX).open("w", newline="", encoding="utf-8") as index,
         conn.transaction(),
     ):
         writer = csv.writer(index)
-        writer.writerow(_INDEX)
+        writer.writerow(_HEADER)
         with conn.cursor(name="rejects_export") as cursor:
-            cursor.itersize = 200
+            cursor.itersize = max(1, min(_AT_ONCE, PAGE_BYTES // max(1, _longest(conn, ledger, table))))
             cursor.execute(
                 ledger.q(
                     "SELECT id, ordinal, reason, sqlstate, constraint_name, column_name, message, record "
@@ -138,10 +148,11 @@ def _export_table(conn: Connection, ledger: Ledger, table: str, target: Path) ->
                     "ORDER BY ordinal, id"
                 ),
                 (ledger.run, table),
+                binary=True,
             )
             for *told, record in cursor:
                 number += 1
-                out.write(bytes(record).replace(b"\r", b" ").replace(b"\n", b" ") + b"\n")
+                out.write(record.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n")
                 writer.writerow((number, *told))
     return number
 
@@ -158,7 +169,7 @@ def retry(
 ) -> None:
     """Load rejected records again, under the same run; the run's report moves with them."""
     conninfo, manifest = options.ledger_target(dsn, file)
-    records = read_repaired(repaired) if repaired else None
+    records = Repaired(repaired) if repaired else None
     with first_connection(conninfo, lambda *_: None) as conn:
         ledger = open_ledger(
             conn, options.ledger_schema(ledger_schema, manifest), run_key(name, manifest), RIGHTS, TABLES
@@ -180,27 +191,3 @@ def retry(
             heartbeat.close()
     print(f"run {ledger.run}: {done.tried:,} tried, {done.settled:,} settled, {done.left:,} rejected again")
     raise typer.Exit(2 if done.left else 0)
-
-
-def read_repaired(folder: Path) -> dict[int, bytes]:
-    """Reject id -> repaired bytes, out of the exported files. Raises Refused when a file and its index do not fit."""
-    found: dict[int, bytes] = {}
-    indexes = sorted(folder.glob("*.index.csv")) if folder.is_dir() else []
-    if not indexes:
-        raise Refused(f"{folder} holds no exported rejects", "give the folder that `restorer rejects export` wrote")
-    for index in indexes:
-        data = index.with_name(index.name.removesuffix(".index.csv") + ".ndjson")
-        if not data.exists():
-            continue  # a person left this table out
-        lines = data.read_bytes().split(b"\n")
-        if lines and not lines[-1].strip():
-            lines.pop()
-        with index.open(newline="", encoding="utf-8") as f:
-            ids = [int(row["id"]) for row in csv.DictReader(f)]
-        if len(ids) != len(lines):
-            raise Refused(
-                f"{data} has {len(lines)} lines, its index {len(ids)}",
-                "keep every line in its place; make one blank to leave it rejected",
-            )
-        found |= {i: line.strip() for i, line in zip(ids, lines, strict=True) if line.strip()}
-    return found

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
+from psycopg import sql
 
 from restorer.database.connection import Connection
 from restorer.database.copying import copying
 from restorer.database.ledger import Ledger
-
-_CHUNK_BYTES = 4 << 20
+from restorer.database.paging import page
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -79,36 +79,33 @@ class Waiting:
         ).fetchone()
         return int(row[0]) if row else 0
 
-    def chunks(self, conn: Connection, table: str, chunk: int) -> Iterator[list[Record]]:
-        """All that waits, in the file's order."""
+    def chunks(
+        self, conn: Connection, table: str, chunk: int, among: list[int] | None = None
+    ) -> Iterator[list[Record]]:
+        """All that waits, in the file's order; or what waits `among` these ordinals."""
         after = 0
-        while records := self.first(conn, table, chunk, after):
+        while records := self.first(conn, table, chunk, after, among):
             after = records[-1].ordinal
             yield records
 
-    def first(self, conn: Connection, table: str, chunk: int, after: int = 0) -> list[Record]:
-        """The first records that wait, in the file's order, of those behind ordinal `after`: at most `chunk`, or fewer whose
-        bytes come to _CHUNK_BYTES."""
-        rows = conn.execute(
-            self._q(
-                "SELECT ordinal, byte_offset, record FROM ("
-                "SELECT *, sum(octet_length(record)) OVER (ORDER BY ordinal) - octet_length(record) AS before FROM ("
-                "SELECT * FROM {deferred} WHERE run = %s AND table_name = %s AND ordinal > %s ORDER BY ordinal LIMIT %s"
-                ") these) summed WHERE before < %s ORDER BY ordinal"
-            ),
-            (self._run, table, after, chunk, _CHUNK_BYTES),
-            binary=True,
-        )
+    def first(
+        self, conn: Connection, table: str, chunk: int, after: int = 0, among: list[int] | None = None
+    ) -> list[Record]:
+        """The first records that wait, in the file's order, of those behind ordinal `after`: a page of `chunk` at most."""
+        these = self._q("SELECT * FROM {deferred} WHERE run = %s AND table_name = %s AND ordinal > %s")
+        given: tuple[object, ...] = (self._run, table, after)
+        if among is not None:
+            these, given = these + sql.SQL(" AND ordinal = ANY (%s)"), (*given, among)
+        rows = conn.execute(page(these, "ordinal, byte_offset, record", "ordinal", chunk), given, binary=True)
         return [Record(*row) for row in rows]
 
-    def records(self, conn: Connection, table: str, ordinals: list[int]) -> dict[int, Record]:
+    def among(self, conn: Connection, table: str, ordinals: list[int]) -> list[int]:
+        """Those of `ordinals` whose records wait."""
         rows = conn.execute(
-            self._q(
-                "SELECT ordinal, byte_offset, record FROM {deferred} WHERE run = %s AND table_name = %s AND ordinal = ANY (%s)"
-            ),
+            self._q("SELECT ordinal FROM {deferred} WHERE run = %s AND table_name = %s AND ordinal = ANY (%s)"),
             (self._run, table, ordinals),
         )
-        return {row[0]: Record(*row) for row in rows}
+        return [row[0] for row in rows]
 
     def clear(self, conn: Connection, table: str, part: tuple[int, int] | None = None) -> dict[int, int]:
         """The table's waiting rows are settled, all of them or those from one ordinal to another (`part`, both included).

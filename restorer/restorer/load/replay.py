@@ -167,6 +167,6 @@ class Replay:
             for i in these:
                 ordinal, offset = piece.place(i)
                 found[ordinal] = Record(ordinal, offset, piece.raw(i))
-        for ordinal in self._waiting.records(conn, self._table, list(found)):
+        for ordinal in self._waiting.among(conn, self._table, list(found)):
             del found[ordinal]
         return found

@@ -6,6 +6,7 @@ What goes in leaves `rejects`, and the run's counters and its stored report move
 
 from __future__ import annotations
 
+from collections import abc
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from psycopg.types.json import Jsonb
 from restorer.database import account, catalog
 from restorer.database.connection import Connection
 from restorer.database.ledger import Ledger
+from restorer.database.paging import page
 from restorer.database.relation import Relations
 from restorer.database.session import Session, rollback
 from restorer.database.waiting import Record
@@ -48,7 +50,7 @@ class Repair(msgspec.Struct, frozen=True):
     record: Record
 
 
-def retry(session: Session, ledger: Ledger, emit: Emit, repaired: dict[int, bytes] | None = None) -> Retried:
+def retry(session: Session, ledger: Ledger, emit: Emit, repaired: abc.Mapping[int, bytes] | None = None) -> Retried:
     """Tries the rejects of `ledger.run` again: those in `repaired` (reject id -> new bytes), or all. Needs the target, so
     that no run is in the way. Raises Refused, Unavailable, LoadFailed."""
     conn = session.conn
@@ -111,33 +113,35 @@ def _plans(conn: Connection, ledger: Ledger) -> tuple[RestoreSpec, tuple[TablePl
     return spec, made.tables
 
 
-def _rejects(session: Session, ledger: Ledger, table: str, repaired: dict[int, bytes] | None) -> Iterator[list[Repair]]:
+def _rejects(
+    session: Session, ledger: Ledger, table: str, repaired: abc.Mapping[int, bytes] | None
+) -> Iterator[list[Repair]]:
     """Whole records only: of one that was too large the ledger keeps the head alone."""
     last = 0
     only = sql.SQL("AND id = ANY ({})").format(sql.Literal(list(repaired))) if repaired is not None else sql.SQL("")
     while True:
-        query = sql.SQL(
-            "SELECT id, ordinal, byte_offset, record FROM {} WHERE run = {} AND table_name = {} AND id > {} "
-            "AND reason <> 'RecordTooLarge' {} ORDER BY id LIMIT {}"
+        these = sql.SQL(
+            "SELECT * FROM {} WHERE run = {} AND table_name = {} AND id > {} AND reason <> 'RecordTooLarge' {}"
         ).format(
             sql.Identifier(ledger.schema, "rejects"),
             sql.Literal(ledger.run),
             sql.Literal(table),
             sql.Literal(last),
             only,
-            sql.Literal(_CHUNK),
         )
+        query = page(these, "id, ordinal, byte_offset, record", "id", _CHUNK)
         rows = session.retrying(partial(_all, query), what=f"rejects of table {table}")
         if not rows:
             return
         last = rows[-1][0]
         yield [
-            Repair(i, Record(ordinal, offset, (repaired or {}).get(i, bytes(raw)))) for i, ordinal, offset, raw in rows
+            Repair(i, Record(ordinal, offset, raw if repaired is None else repaired[i]))
+            for i, ordinal, offset, raw in rows
         ]
 
 
 def _all(query: sql.Composed, conn: Connection) -> list[tuple[Any, ...]]:
-    return conn.execute(query).fetchall()
+    return conn.execute(query, binary=True).fetchall()
 
 
 def _load(

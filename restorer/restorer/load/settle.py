@@ -262,5 +262,5 @@ class Settler:
     def _reject(self, conn: Connection, table: str, outcome: Outcome) -> None:
         ordinals = sorted(outcome.rejects)
         for at in range(0, len(ordinals), _CHUNK):
-            found = self._tasks.waiting.records(conn, table, ordinals[at : at + _CHUNK])
-            self._tasks.reject(conn, table, [(r, outcome.rejects[o]) for o, r in sorted(found.items())])
+            for records in self._tasks.waiting.chunks(conn, table, _CHUNK, ordinals[at : at + _CHUNK]):
+                self._tasks.reject(conn, table, [(r, outcome.rejects[r.ordinal]) for r in records])

@@ -1,0 +1,56 @@
+"""The files that `restorer rejects export` wrote, when a person has repaired them: a record a line, its reject's id in the index
+beside it. A line that was made blank stays rejected."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from restorer.errors import Refused
+
+INDEX = ".index.csv"  # T.ndjson goes with T.index.csv
+
+
+class Repaired(Mapping[int, bytes]):
+    """Reject id -> repaired bytes, out of the files in `folder`. Only their places are held, as they may be many. Raises Refused when
+    a file and its index do not fit."""
+
+    def __init__(self, folder: Path) -> None:
+        self._places: dict[int, tuple[Path, int, int]] = {}
+        indexes = sorted(folder.glob(f"*{INDEX}")) if folder.is_dir() else []
+        if not indexes:
+            raise Refused(f"{folder} holds no exported rejects", "give the folder that `restorer rejects export` wrote")
+        for index in indexes:
+            data = index.with_name(index.name.removesuffix(INDEX) + ".ndjson")
+            if data.exists():  # else a person left this table out
+                self._add(data, index)
+
+    def _add(self, data: Path, index: Path) -> None:
+        with index.open(newline="", encoding="utf-8") as file:
+            ids = [int(row["id"]) for row in csv.DictReader(file)]
+        lines, at = list[tuple[int, int]](), 0
+        with data.open("rb") as whole:
+            for line in whole:
+                lines.append((at, len(line) if line.strip() else 0))
+                at += len(line)
+        if len(lines) == len(ids) + 1 and not lines[-1][1]:
+            lines.pop()  # an editor's last line
+        if len(ids) != len(lines):
+            raise Refused(
+                f"{data} has {len(lines)} lines, its index {len(ids)}",
+                "keep every line in its place; make one blank to leave it rejected",
+            )
+        self._places |= {i: (data, at, length) for i, (at, length) in zip(ids, lines, strict=True) if length}
+
+    def __getitem__(self, ident: int) -> bytes:
+        path, at, length = self._places[ident]
+        with path.open("rb") as file:
+            file.seek(at)
+            return file.read(length).strip()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
