@@ -351,6 +351,7 @@ def test_a_run_that_is_forgotten_while_its_process_stands_still_is_told(forty: R
 
     result = forty.run(name="r", emit=purge)
     assert result.error is not None and result.error.exit_code == 1 and result.error.reason == "TakenOver"
+    assert "forgotten by another process: the same command begins anew" in result.error.line()
     assert forty.rows("SELECT run FROM dbrestore.runs UNION SELECT run FROM dbrestore.target") == []
     assert forty.ok(name="r").report.outcome == "Succeeded"
 

@@ -155,11 +155,10 @@ class Tasks:
         """Raises Unavailable when the run is over, or forgotten, by somebody else's doing."""
         row = conn.execute(self._q("SELECT state FROM {runs} WHERE run = %s"), (self._ledger.run,)).fetchone()
         if row is None or row[0] != "Running":
-            raise Unavailable(
-                f"run {self._ledger.run!r} was {'forgotten' if row is None else 'ended'} by another process",
-                "`restorer report` shows how it stands",
-                reason="TakenOver",
-            )
+            run, anew = self._ledger.run, "the same command begins anew: rows that are loaded are there already then"
+            told = f"run {run!r} was {'forgotten' if row is None else 'ended'} by another process"
+            remedy = anew if row is None else "`restorer report` shows how it stands"
+            raise Unavailable(told, remedy, reason="TakenOver")
 
     def current(self, conn: Connection, task: Task) -> Task | None:
         """The task as it stands, after a COMMIT whose answer was lost. None: it is not ours any more."""
