@@ -334,8 +334,9 @@ def test_rejects_are_listed_exported_repaired_and_retried(
     check_refused(
         cli("rejects", "retry", "--from", folder, *target), 2, ("people.ndjson has 1 lines", "keep every line")
     )
-    # One repaired, one left wrong, one blank.
-    (folder / "people.ndjson").write_text(json.dumps({"id": 901, "name": "x", "boss": 2}) + "\n" + lines[1] + "\n\n")
+    # One repaired, one left wrong, one blank; by an editor that leaves its mark.
+    repaired = json.dumps({"id": 901, "name": "x", "boss": 2}) + "\n" + lines[1] + "\n\n"
+    (folder / "people.ndjson").write_text(repaired, encoding="utf-8-sig")
     end = cli("rejects", "retry", "--from", folder, *target)
     assert (end.code, "2 tried, 1 settled, 1 rejected again" in end.out) == (2, True), end.out
     accounted(json.loads(cli("report", *target, "--json").out), read=203, inserted=201, rejected=2)
@@ -346,6 +347,21 @@ def test_rejects_are_listed_exported_repaired_and_retried(
     # Everything as it stands: nothing has changed, so nothing is settled.
     end = cli("rejects", "retry", *target)
     assert (end.code, "2 tried, 0 settled, 2 rejected again" in end.out) == (2, True), end.out
+
+
+@pytest.mark.parametrize("index", [b"1;2;3\n", b"line,id\n1,one\n", b"line,id\n1\n", b"line,id\n1,\xff\n"])
+def test_an_index_that_export_did_not_write_is_named(cli: Cli, dsn: str, tmp_path: Path, index: bytes) -> None:
+    (tmp_path / "people.ndjson").write_text("{}\n")
+    (tmp_path / "people.index.csv").write_bytes(index + b"2,3\n")
+    end = cli("rejects", "retry", "--from", tmp_path, "--dsn", dsn)
+    check_refused(end, 2, ("people.index.csv is not as `restorer rejects export` wrote it", "export again"))
+
+
+def test_a_repaired_file_that_cannot_be_read_is_named(cli: Cli, dsn: str, tmp_path: Path) -> None:
+    (tmp_path / "people.ndjson").mkdir()
+    (tmp_path / "people.index.csv").write_text("line,id\n")
+    end = cli("rejects", "retry", "--from", tmp_path, "--dsn", dsn)
+    check_refused(end, 2, ("people.ndjson: Is a directory", "let this user read"))
 
 
 def test_a_retry_without_repair_settles_what_waited_for_its_parent(

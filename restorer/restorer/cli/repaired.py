@@ -4,7 +4,9 @@ beside it. A line that was made blank stays rejected."""
 from __future__ import annotations
 
 import csv
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from restorer.errors import Refused
@@ -27,12 +29,11 @@ class Repaired(Mapping[int, bytes]):
                 self._add(data, index)
 
     def _add(self, data: Path, index: Path) -> None:
-        with index.open(newline="", encoding="utf-8") as file:
-            ids = [int(row["id"]) for row in csv.DictReader(file)]
-        lines, at = list[tuple[int, int]](), 0
-        with data.open("rb") as whole:
+        ids, lines, at = _ids(index), list[tuple[int, int]](), 0
+        with _readable(), data.open("rb") as whole:
             for line in whole:
-                lines.append((at, len(line) if line.strip() else 0))
+                mark = len(BOM_UTF8) if not at and line.startswith(BOM_UTF8) else 0  # some editors write one
+                lines.append((at + mark, len(line) - mark if line[mark:].strip() else 0))
                 at += len(line)
         if len(lines) == len(ids) + 1 and not lines[-1][1]:
             lines.pop()  # an editor's last line
@@ -45,7 +46,7 @@ class Repaired(Mapping[int, bytes]):
 
     def __getitem__(self, ident: int) -> bytes:
         path, at, length = self._places[ident]
-        with path.open("rb") as file:
+        with _readable(), path.open("rb") as file:
             file.seek(at)
             return file.read(length).strip()
 
@@ -54,3 +55,21 @@ class Repaired(Mapping[int, bytes]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+def _ids(index: Path) -> list[int]:
+    try:
+        with _readable(), index.open(newline="", encoding="utf-8") as file:
+            return [int(row["id"]) for row in csv.DictReader(file)]
+    except (KeyError, TypeError, ValueError, csv.Error):
+        raise Refused(
+            f"{index} is not as `restorer rejects export` wrote it", "export again, and change only the records"
+        ) from None
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Refused(f"{error.filename}: {error.strerror}", "let this user read what was exported") from None
