@@ -106,7 +106,10 @@ def test_every_wrong_field_of_a_manifest_is_named(cli: Cli, tmp_path: Path, back
     check_refused(end, 2, ("spec.cleanup", "spec.onConflct", "spec.load.workers", "spec.target.port"), lines=4)
     for text, words in (
         ("a: [", ("is not YAML",)),
-        ("[]", ("document",)),
+        ("[]", ("restore.yaml holds no DatabaseRestore: name a file that has one",)),
+        ("# later\n---\n", ("restore.yaml holds no DatabaseRestore",)),
+        ("kind: Secret\n---\nkind: Pod\n", ("restore.yaml holds no DatabaseRestore",)),
+        (f"{MANIFEST}---{MANIFEST}", ("restore.yaml holds 2 DatabaseRestores",)),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {}\n", ("apiVersion",)),
     ):
         manifest.write_text(text)
@@ -114,6 +117,14 @@ def test_every_wrong_field_of_a_manifest_is_named(cli: Cli, tmp_path: Path, back
         assert end.code == 2
         assert all(any(w in line for line in end.lines) for w in words), end.err
     check_refused(cli("run", "-f", tmp_path / "gone.yaml", "--backup", backup), 2, ("gone.yaml", "No such file"))
+
+
+def test_a_manifest_may_stand_among_what_it_needs_in_a_cluster(
+    cli: Cli, dsn: str, backup: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "restore.yaml"
+    manifest.write_text(f"kind: Secret\nmetadata: {{name: pg}}\n---\n{MANIFEST}---\n")
+    assert cli("run", "-f", manifest, "--backup", backup, "--dsn", dsn, "--json").report["run"] == "lms/night/1"
 
 
 def test_a_manifest_may_come_out_of_a_variable(

@@ -107,6 +107,15 @@ def test_profile_writes_a_profile(cli: Cli, people: Db, dsn: str, backup: Path, 
     assert pstats.Stats(str(target)).total_calls > 1000
 
 
+def test_a_profile_that_cannot_be_written_is_refused_at_once(
+    cli: Cli, people: Db, dsn: str, backup: Path, tmp_path: Path
+) -> None:
+    for target in (tmp_path, tmp_path / "gone" / "run.prof"):
+        end = cli("run", "--backup", backup, "--dsn", dsn, "--profile", target)
+        check_refused(end, 2, (f"the profile cannot be written to {target}", "name a file"))
+    assert people.execute("SELECT count(*) FROM people").fetchone() == (0,)
+
+
 def test_json_gives_json_and_nothing_else(cli: Cli, people: Db, dsn: str, backup: Path) -> None:
     end = cli("run", "--backup", backup, "--dsn", dsn, "--json", "--verbose")
     assert len(end.out.splitlines()) == 1

@@ -54,21 +54,32 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def load_manifest(path: Path | None) -> Manifest | None:
-    """The manifest in a file, or in the environment variable that `env:VARIABLE` names (so the operator hands it to a pod).
-    Raises Refused for one that is not there, not YAML, or not a valid DatabaseRestore, naming every field."""
+    """The manifest in a file, or in the environment variable that `env:VARIABLE` names (so the operator hands it to a pod); other
+    documents may stand beside it, as what a restore needs in a cluster does (a Secret, a claim). Raises Refused for one that is not
+    there, not YAML, or not a valid DatabaseRestore, naming every field."""
     if path is None:
         return None
     import yaml  # half of all commands come without a manifest
 
     try:
-        data = yaml.safe_load(_manifest_text(path))
-        return Manifest.model_validate(data)
+        documents = [d for d in yaml.safe_load_all(_manifest_text(path)) if d is not None]
+        return Manifest.model_validate(_only_restore(path, documents))
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}", "check the path of the manifest") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise Refused(f"{path} is not YAML", "check its indentation and quotes") from None
     except pydantic.ValidationError as error:
         raise refuse(error, str(path)) from None
+
+
+def _only_restore(path: Path, documents: list[Any]) -> Any:
+    """The one DatabaseRestore among them; what is alone is taken for one."""
+    named = [d for d in documents if isinstance(d, dict)]
+    restores = named if len(documents) == 1 else [d for d in named if d.get("kind") == "DatabaseRestore"]
+    if len(restores) != 1:
+        holds = f"{len(restores)} DatabaseRestores" if restores else "no DatabaseRestore"
+        raise Refused(f"{path} holds {holds}", "name a file that has one")
+    return restores[0]
 
 
 def _manifest_text(path: Path) -> str:

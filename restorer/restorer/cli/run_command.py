@@ -137,6 +137,11 @@ def _profiled(target: Path | None) -> Iterator[None]:
         return
     import cProfile
 
+    try:
+        target.open("ab").close()  # hours later would be too late to say so
+    except OSError as error:
+        words = f"the profile cannot be written to {target}: {error.strerror}"
+        raise Refused(words, "name a file in a folder that may be written") from None
     profile = cProfile.Profile()
     try:
         with profile:
