@@ -139,3 +139,12 @@ def test_it_says_what_it_does_not_ask(at: Restore):
     assert "triggers are not fired in a dry run" in warnings and unasked not in warnings
     at.schema("ALTER TABLE t ENABLE ROW LEVEL SECURITY")
     assert unasked in at.ok(mode="DryRun", dsn=dsn).report.warnings
+
+
+def test_past_the_reject_limit_it_does_not_speak_of_what_is_loaded(at: Restore):
+    at.schema("CREATE TABLE t (id int PRIMARY KEY)").file("t", [{"id": 1}, {"id": "x"}])
+    error = at.run(mode="DryRun", limit=10).error
+    assert error is not None and error.reason == "RejectLimitExceeded"
+    assert (
+        error.line() == "1 of 2 records would be rejected, more than the limit of 10 %: the report has the first ones"
+    )

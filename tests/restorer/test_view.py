@@ -398,6 +398,8 @@ def test_of_many_tables_a_terminal_shows_the_notable_ones() -> None:
         (Report("r", outcome="Failed", reason="Unavailable"), "Run the same command again".lower()),
         (Report("r", outcome="Failed", reason="ValidationFailed"), "Nothing was loaded"),
         (Report("r", outcome="Failed", reason="RejectLimitExceeded"), "--restart"),
+        (Report("r", outcome="Failed", reason="RejectLimitExceeded", mode="DryRun"), "Nothing was written"),
+        (Report("r", outcome="Failed", reason="VerificationFailed", mode="VerifyOnly"), "Nothing was written"),
         (Report("r", outcome="Cancelled"), "--run-id"),
         (Report("r", outcome="Succeeded", mode="DryRun"), "--dry-run"),
         (Report("r", outcome="Succeeded", totals=Totals(conflict=3)), "--on-conflict update"),
@@ -406,6 +408,7 @@ def test_of_many_tables_a_terminal_shows_the_notable_ones() -> None:
 def test_the_report_says_what_to_do_next(report: Report, words: str) -> None:
     assert any(words in step for step in next_steps(report)), next_steps(report)
     assert words in " ".join(plain_report(report, width=200).split())
+    assert report.mode == "Apply" or not any("committed" in step for step in next_steps(report))
 
 
 def test_after_a_clean_success_there_is_nothing_to_do() -> None:

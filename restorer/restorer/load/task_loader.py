@@ -179,9 +179,10 @@ def check_limit(spec: RestoreSpec, read: int, rejected: int, *, final: bool) -> 
     """Raises LoadFailed (RejectLimitExceeded) when more records were rejected than the spec allows."""
     if spec.rejects.exceeded(rejected, read, final=final):
         limit = f"{spec.rejects.limit:,}" if spec.rejects.limit is not None else f"{spec.rejects.percent} %"
+        dry = spec.mode == "DryRun"
         raise LoadFailed(
-            f"{rejected:,} of {read:,} records were rejected, more than the limit of {limit}",
-            "see `restorer rejects list`; what is loaded stays",
+            f"{rejected:,} of {read:,} records {'would be' if dry else 'were'} rejected, more than the limit of {limit}",
+            "the report has the first ones" if dry else "see `restorer rejects list`; what is loaded stays",
             reason="RejectLimitExceeded",
         )
 

@@ -89,6 +89,8 @@ def next_steps(report: Report) -> list[str]:
             steps.append("When that is mended, run the same command again: it goes on where this one stopped")
         case "Failed" if report.reason == "ValidationFailed":
             steps.append("Nothing was loaded; mend what is named above and run again")
+        case "Failed" | "Cancelled" if report.mode != "Apply":
+            steps.append("Nothing was written; mend what is named above and run it again")
         case "Failed" | "Cancelled":
             steps.append("What is committed stays; to start again give another --run-id, or --restart")
         case _:
