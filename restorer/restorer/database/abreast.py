@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -25,6 +24,7 @@ def abreast(session: Session, most: int, steps: Sequence[Step[T]]) -> list[T]:
     done: dict[int, T] = {}
     errors: list[BaseException] = []
     todo, lock = iter(enumerate(steps)), threading.Lock()
+    ended = threading.Semaphore(0)
 
     def next_step() -> tuple[int, Step[T]] | None:
         with lock:
@@ -39,14 +39,17 @@ def abreast(session: Session, most: int, steps: Sequence[Step[T]]) -> list[T]:
             errors.append(error)
         finally:
             own.close()
+            ended.release()
 
     sessions = [session.another() for _ in range(min(most, len(steps)))]
     threads = [threading.Thread(target=work, args=(own,), daemon=True) for own in sessions]
     try:
         for thread in threads:
             thread.start()
-        while not errors and any(thread.is_alive() for thread in threads):
-            time.sleep(_LOOK_SECONDS)
+        for _ in threads:
+            ended.acquire()
+            if errors:
+                break
     finally:
         for own, thread in zip(sessions, threads, strict=True):
             while thread.is_alive():
