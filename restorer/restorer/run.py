@@ -7,7 +7,6 @@ ledger and to whoever listens
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +18,7 @@ import psycopg
 from restorer import preflight
 from restorer.database import account, clean, verify
 from restorer.database.connection import Connection, first_connection, target_label
-from restorer.database.ledger import LEASE_SECONDS, PREPARED, Ledger, Run, refuse_holder, taken_over
+from restorer.database.ledger import PREPARED, Ledger, Run
 from restorer.database.ledger_schema import SCRATCH, ensure, exists
 from restorer.database.pooler import pinned, refuse_statement_mode
 from restorer.database.session import AGAIN, Session, failure_of
@@ -27,7 +26,8 @@ from restorer.errors import Cancelled, Interrupted, LoadFailed, Refused, Restore
 from restorer.events import Emit, PhaseChanged, Retried, RunFinished, RunStarted, TableCounts, TableStart, Warned
 from restorer.load import afterwards, compare
 from restorer.load.dryrun import stand_ins
-from restorer.load.heartbeat import Heartbeat
+from restorer.load.holding import Holding
+from restorer.load.hooks import run_hooks
 from restorer.load.leader import Leader, worker_processes, worth_cutting
 from restorer.load.pool import Pool
 from restorer.load.process import Process
@@ -39,8 +39,6 @@ from restorer.preflight import Prepared
 from restorer.report import Check, Counters, Report, SnapshotInfo
 from restorer.source import backup
 from restorer.spec import Hook, RestoreSpec, changes
-
-DYING_SECONDS = 3.0  # until the server has noticed that a client was killed
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -91,7 +89,9 @@ class _Execution:
         self.scratch = self.spec.mode != "Apply"
         self.ledger = Ledger(SCRATCH if self.scratch else self.spec.ledger.schema_, request.run)
         self.session = Session(request.conninfo, self.spec.retry, emit, one_connection=self.scratch)
-        self.heartbeat: Heartbeat | None = None
+        self.holding = Holding(
+            request.conninfo, self.ledger, emit, wait=request.wait, shared=self.spec.load.pods > 1, scratch=self.scratch
+        )
         self.checks: list[Check] = []
         self.warnings: tuple[str, ...] = ()
         self.report: Report | None = None
@@ -142,7 +142,7 @@ class _Execution:
         for warning in prepared.warnings:
             self.emit(Warned(warning))
         ensure(conn, self.ledger.schema)
-        if not self._take_target(conn):
+        if not self.holding.take(self.session):
             self._follow(prepared)
         if not self.scratch and (found := self._find(conn)) is not None and found.finished:
             return self._already(found)
@@ -168,7 +168,7 @@ class _Execution:
     def _load(
         self, bench: Workbench, plans: tuple[TablePlan, ...], early: Early, hooks: Callable[[], None]
     ) -> RestoreError | None:
-        leader = Leader(bench, plans, self._still_ours, self.spares)
+        leader = Leader(bench, plans, self.holding.still_ours, self.spares)
         # Nothing that comes later changes a table that is settled, but for triggers (and rules, also of partitions).
         if self.spec.mode == "Apply" and all(p.table.undoable and not p.table.triggers for p in plans):
             leader.on_settled = early.settled
@@ -184,6 +184,10 @@ class _Execution:
             # A failover to a replica that lagged behind: what was on the disk is on another one.
             raise Unavailable("the database came back without what it had committed", AGAIN)
         return verify.failed(self.checks)
+
+    def _hooks(self, when: str, hooks: list[Hook], marks: list[str]) -> None:
+        if not self.scratch:
+            run_hooks(self.session, self.ledger, when, hooks, marks)
 
     # -- the ledger ----------------------------------------------------------------------------------------------------
 
@@ -211,7 +215,7 @@ class _Execution:
 
     def _forget(self, conn: Connection) -> bool:
         """The run's ledger rows do not count any more. Not while another pod of the same run leads it: -> False"""
-        if not self._take_target(conn):
+        if not self.holding.take(self.session):
             return False
         self.ledger.forget(conn)
         return True
@@ -231,47 +235,16 @@ class _Execution:
     def _cancel(self, conn: Connection, found: Run | None) -> RestoreError:
         """`cancel: true`: the end of the run, for good. What is committed stays."""
         if found is not None:
-            self._take_target(conn)
+            self.holding.take(self.session)
             self.started = True
         return Cancelled(
             f"run {self.ledger.run!r} is cancelled", "what is committed stays; a new run needs another run ID"
         )
 
-    def _take_target(self, conn: Connection) -> bool:
-        """Takes the target, waiting if that was asked for. -> False when another process of the same run has it and
-        this one is to follow (`load.pods`). Raises Unavailable that names the holder."""
-        if self.scratch:
-            self.ledger.register(conn)
-            return self.ledger.take_target(conn) is None
-        ensure(conn, self.ledger.schema)
-        if self.heartbeat is None:
-            # It leads once the target is ours, not before.
-            self.heartbeat = heartbeat = Heartbeat(self.request.conninfo, self.ledger, leader=False)
-            self.session.retrying(lambda _: heartbeat.start(), what="registering this process")
-        began, said = time.monotonic(), False
-        while (holder := self.ledger.take_target(conn)) is not None:
-            if holder == self.ledger.run and self.spec.load.pods > 1:
-                return False
-            busy = refuse_holder(holder, target_label(self.request.conninfo), self.ledger.run)
-            # The same run's: a process that was just killed, more often than not; its backend is about to notice, or its lease to
-            # end where a pooler keeps the backend.
-            dying = LEASE_SECONDS + 1.0 if self.ledger.holder_is_behind_a_pooler(conn) else DYING_SECONDS
-            patience = max(self.request.wait, dying if holder == self.ledger.run else 0.0)
-            left = began + patience - time.monotonic()
-            if left <= 0:
-                raise busy
-            if not said and self.request.wait:
-                self.emit(Warned(f"waiting: {busy.message}"))
-                said = True
-            time.sleep(min(1.0 if self.request.wait else 0.1, left))
-        self.heartbeat.leader = True
-        return True
-
     def _follow(self, prepared: Prepared) -> None:
         """One pod of several: works on the tasks while another one leads, to the end of the run, or until the leader is
         gone: then this process has the target and leads on."""
-        assert self.heartbeat is not None
-        self.heartbeat.leader = False
+        self.holding.follow()
         self.emit(PhaseChanged("Loading"))
         pool: Pool | None = None
         bench = self._bench(prepared)
@@ -281,12 +254,11 @@ class _Execution:
                 if found is not None and found.finished:
                     return
                 if found is not None and worker_processes(self.spec):
-                    pool = pool or Leader(bench, prepared.plan.tables, self._still_ours, self.spares).pool()
+                    pool = pool or Leader(bench, prepared.plan.tables, self.holding.still_ours, self.spares).pool()
                     pool.check()
                 elif found is not None and bench.load_one():
                     continue
-                if self.session.retrying(self.ledger.take_target, what="ledger") is None:
-                    self.heartbeat.leader = True
+                if self.holding.taken_on(self.session):
                     return
                 time.sleep(IDLE_SECONDS)
         finally:
@@ -317,8 +289,8 @@ class _Execution:
         )
 
     def _announce(self, conn: Connection, found: Run | None) -> None:
-        if self.heartbeat is not None and self.spec.load.pods > 1:
-            self.heartbeat.on_beat = self._tell_counts
+        if self.spec.load.pods > 1:
+            self.holding.on_beat(self._tell_counts)
         run = self.ledger.find(conn)
         assert run is not None
         tables = [
@@ -368,33 +340,11 @@ class _Execution:
             self.ledger.fence(conn)
             self.ledger.mark(conn, PREPARED)
 
-    def _still_ours(self) -> None:
-        if self.heartbeat is not None and self.heartbeat.taken.is_set():
-            raise taken_over(self.ledger.run)
-
-    # -- around the load -----------------------------------------------------------------------------------------------
-
-    def _hooks(self, when: str, hooks: list[Hook], marks: list[str]) -> None:
-        """Each hook in one transaction with its mark: a resumed run does not run it again."""
-        for hook in hooks if not self.scratch else []:
-            mark = f"hook:{when}:{hook.name}"
-            if mark in marks:
-                continue
-
-            def step(_: Connection, hook: Hook = hook, mark: str = mark) -> None:
-                with self.session.transaction(durable=True) as conn:
-                    self.ledger.fence(conn)
-                    if self.ledger.mark(conn, mark):
-                        conn.execute(hook.sql)
-
-            self.session.retrying(step, what=f"hook {hook.name}")
-
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def close(self, failure: RestoreError | None) -> Report:
         """The report; a run that is over is closed in the ledger, one that can be resumed lets go of what it holds."""
-        if self.heartbeat is not None:
-            self.heartbeat.stop()
+        self.holding.stop()
         if isinstance(failure, Interrupted) and not self.scratch:
             self.session.close()  # in the middle of whatever: the last words go through another one
         try:
@@ -405,12 +355,7 @@ class _Execution:
         except psycopg.Error:  # the database is gone: what the ledger knows is told when the run goes on
             return self._unstarted(failure or Unavailable("the database is gone", "start the same command again"))
         finally:
-            with contextlib.suppress(psycopg.Error, RestoreError):
-                if not self.scratch and self.heartbeat is not None:
-                    self.ledger.release_target(self.session.conn)
-                    self.ledger.unregister(self.session.conn)
-            if self.heartbeat is not None:
-                self.heartbeat.close()
+            self.holding.let_go(self.session)
             self.session.close()
 
     def _final(self, failure: RestoreError | None) -> Report:
