@@ -58,12 +58,13 @@ def execute(request: Request, emit: Emit, spares: list[Process] | None = None) -
     it takes out it ends."""
     execution = _Execution(request, emit, [] if spares is None else spares)
     failure: RestoreError | None
+    again = f"the same command {'begins anew' if execution.scratch else 'goes on from there'}"
     try:
         failure = execution.run()
     except RestoreError as error:
         failure = error
     except KeyboardInterrupt:
-        failure = Interrupted("stopped; the open batch is rolled back", "the same command goes on from there")
+        failure = Interrupted("stopped; the open batch is rolled back", again)
     except psycopg.Error as error:
         failure = failure_of(error)
     except OSError as error:
@@ -73,7 +74,7 @@ def execute(request: Request, emit: Emit, spares: list[Process] | None = None) -
     try:
         report = execution.close(failure)
     except KeyboardInterrupt:
-        failure = Interrupted("stopped at its very end", "the same command goes on from there")
+        failure = Interrupted("stopped at its very end", again)
         report = execution.close(failure)
     except Unavailable as error:  # another process took the run over: how it ends is told there
         failure = error

@@ -111,10 +111,10 @@ class Started:
         except ProcessLookupError:
             pass
 
-    def peak(self) -> int:
-        """Waits for the end. -> bytes of memory that the process was seen to hold at most"""
-        peak = 0
-        while self.process.poll() is None:
+    def peak(self, seconds: float = 60) -> int:
+        """Waits for the end, or so long. -> bytes of memory that the process was seen to hold at most"""
+        peak, until = 0, time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < until:
             try:
                 peak = max(peak, psutil.Process(self.pid).memory_info().rss)
             except psutil.NoSuchProcess:

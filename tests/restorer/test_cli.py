@@ -16,6 +16,8 @@ from fix_cli import Cli, check_refused
 from fix_people import PEOPLE, Db, accounted, count
 from own_server import OwnServer, free_port
 from psycopg.conninfo import conninfo_to_dict
+from restorer.cli.repaired import Repaired
+from restorer.errors import Refused
 from restorer.spec import Load
 
 # -- words -----------------------------------------------------------------------------------------------------------
@@ -110,6 +112,9 @@ def test_every_wrong_field_of_a_manifest_is_named(cli: Cli, tmp_path: Path, back
         ("# later\n---\n", ("restore.yaml holds no DatabaseRestore",)),
         ("kind: Secret\n---\nkind: Pod\n", ("restore.yaml holds no DatabaseRestore",)),
         (f"{MANIFEST}---{MANIFEST}", ("restore.yaml holds 2 DatabaseRestores",)),
+        (f"{MANIFEST}---\nkind: [\n", ("is not YAML",)),
+        ("[" * 3000, ("is not YAML",)),
+        (f"{MANIFEST}  hooks: 2024-02-30\n", ("is not YAML: check its indentation and quotes",)),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {}\n", ("apiVersion",)),
     ):
         manifest.write_text(text)
@@ -123,7 +128,8 @@ def test_a_manifest_may_stand_among_what_it_needs_in_a_cluster(
     cli: Cli, dsn: str, backup: Path, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "restore.yaml"
-    manifest.write_text(f"kind: Secret\nmetadata: {{name: pg}}\n---\n{MANIFEST}---\n")
+    others = "kind: Secret\nvalue: !vault x\nuntil: 2024-02-30\n"
+    manifest.write_text(f"{others}---\n- a list\n---\n{MANIFEST}---\n")
     assert cli("run", "-f", manifest, "--backup", backup, "--dsn", dsn, "--json").report["run"] == "lms/night/1"
 
 
@@ -366,6 +372,18 @@ def test_an_index_that_export_did_not_write_is_named(cli: Cli, dsn: str, tmp_pat
     (tmp_path / "people.index.csv").write_bytes(index + b"2,3\n")
     end = cli("rejects", "retry", "--from", tmp_path, "--dsn", dsn)
     check_refused(end, 2, ("people.index.csv is not as `restorer rejects export` wrote it", "export again"))
+
+
+def test_a_repaired_file_that_changes_while_it_is_read_is_not_taken(tmp_path: Path) -> None:
+    data = tmp_path / "people.ndjson"
+    data.write_text('{"id":7}\n{"id":8}\n')
+    (tmp_path / "people.index.csv").write_text("line,id\n1,1\n2,2\n")
+    repaired = Repaired(tmp_path)
+    assert dict(repaired) == {1: b'{"id":7}', 2: b'{"id":8}'}
+    data.write_text('{"id":70000}\n{"id":8}\n')
+    for ident in (1, 2):
+        with pytest.raises(Refused, match=r"people\.ndjson was changed while it was read"):
+            repaired[ident]
 
 
 def test_a_repaired_file_that_cannot_be_read_is_named(cli: Cli, dsn: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fix_restore import Restore
+from restorer.events import AnyEvent, BatchLoaded
 
 SCHEMA = (
     "CREATE TYPE mood AS ENUM ('sad', 'ok')",
@@ -141,10 +142,26 @@ def test_it_says_what_it_does_not_ask(at: Restore):
     assert unasked in at.ok(mode="DryRun", dsn=dsn).report.warnings
 
 
-def test_past_the_reject_limit_it_does_not_speak_of_what_is_loaded(at: Restore):
+@pytest.mark.parametrize(
+    ("mode", "what"),
+    [("DryRun", "1 of 2 records would be rejected"), ("VerifyOnly", "2 of 2 records are bad, or not there")],
+)
+def test_past_the_reject_limit_it_does_not_speak_of_what_is_loaded(at: Restore, mode: str, what: str):
     at.schema("CREATE TABLE t (id int PRIMARY KEY)").file("t", [{"id": 1}, {"id": "x"}])
-    error = at.run(mode="DryRun", limit=10).error
+    error = at.run(mode=mode, limit=10).error
     assert error is not None and error.reason == "RejectLimitExceeded"
-    assert (
-        error.line() == "1 of 2 records would be rejected, more than the limit of 10 %: the report has the first ones"
-    )
+    assert error.line() == f"{what}, more than the limit of 10 %: the report has the first ones"
+
+
+@pytest.mark.parametrize("mode", ["DryRun", "VerifyOnly"])
+def test_what_is_stopped_begins_anew(at: Restore, mode: str):
+    at.schema("CREATE TABLE t (id int PRIMARY KEY)").file("t", [{"id": i} for i in range(100)])
+
+    def stop(event: AnyEvent) -> None:
+        if isinstance(event, BatchLoaded):
+            raise KeyboardInterrupt
+
+    error = at.run(mode=mode, batch=10, emit=stop).error
+    assert error is not None and (error.exit_code, error.line()) == (
+        143, "stopped; the open batch is rolled back: the same command begins anew"
+    )  # fmt: skip

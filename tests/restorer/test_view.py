@@ -396,6 +396,8 @@ def test_of_many_tables_a_terminal_shows_the_notable_ones() -> None:
     [
         (Report("r", outcome="Interrupted"), "Run the same command again"),
         (Report("r", outcome="Failed", reason="Unavailable"), "Run the same command again".lower()),
+        (Report("r", outcome="Interrupted", mode="DryRun"), "Run the same command again: it begins anew"),
+        (Report("r", outcome="Failed", reason="Unavailable", mode="VerifyOnly"), "it begins anew"),
         (Report("r", outcome="Failed", reason="ValidationFailed"), "Nothing was loaded"),
         (Report("r", outcome="Failed", reason="RejectLimitExceeded"), "--restart"),
         (Report("r", outcome="Failed", reason="RejectLimitExceeded", mode="DryRun"), "Nothing was written"),

@@ -6,7 +6,7 @@ import getpass
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pydantic
@@ -19,6 +19,9 @@ from restorer.database.connection import target_label
 from restorer.errors import Refused
 from restorer.preflight import find
 from restorer.spec import Ledger, Manifest, RestoreSpec, Target
+
+if TYPE_CHECKING:
+    from yaml import SafeLoader
 
 BACKUP = typer.Option(None, "--backup", "-b", metavar="DIR", help="The backup volume's root, or one snapshot's folder.")
 DSN = typer.Option(None, "--dsn", metavar="DSN", help="postgresql://… or key=value; else the PG* variables.")
@@ -62,24 +65,32 @@ def load_manifest(path: Path | None) -> Manifest | None:
     import yaml  # half of all commands come without a manifest
 
     try:
-        documents = [d for d in yaml.safe_load_all(_manifest_text(path)) if d is not None]
-        return Manifest.model_validate(_only_restore(path, documents))
+        return Manifest.model_validate(_only_restore(path, yaml.SafeLoader(_manifest_text(path))))
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}", "check the path of the manifest") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise Refused(f"{path} is not YAML", "check its indentation and quotes") from None
     except pydantic.ValidationError as error:
         raise refuse(error, str(path)) from None
+    except (yaml.YAMLError, ValueError, RecursionError):  # no such date, bytes that are not UTF-8
+        raise Refused(f"{path} is not YAML", "check its indentation and quotes") from None
 
 
-def _only_restore(path: Path, documents: list[Any]) -> Any:
-    """The one DatabaseRestore among them; what is alone is taken for one."""
-    named = [d for d in documents if isinstance(d, dict)]
-    restores = named if len(documents) == 1 else [d for d in named if d.get("kind") == "DatabaseRestore"]
-    if len(restores) != 1:
-        holds = f"{len(restores)} DatabaseRestores" if restores else "no DatabaseRestore"
+def _only_restore(path: Path, loader: SafeLoader) -> dict[str, Any]:
+    """The one DatabaseRestore among the documents; what is alone is taken for one. The others are not looked into: they may hold
+    tags and values that nobody here knows."""
+    nodes = []
+    while loader.check_node():
+        nodes.append(loader.get_node())
+    restores = nodes if len(nodes) == 1 else [node for node in nodes if _kind(node) == "DatabaseRestore"]
+    data = loader.construct_document(restores[0]) if len(restores) == 1 else None
+    if not isinstance(data, dict):
+        holds = f"{len(restores)} DatabaseRestores" if len(restores) > 1 else "no DatabaseRestore"
         raise Refused(f"{path} holds {holds}", "name a file that has one")
-    return restores[0]
+    return data
+
+
+def _kind(node: Any) -> Any:
+    members = node.value if node.id == "mapping" else []
+    return next((value.value for key, value in members if key.value == "kind"), None)
 
 
 def _manifest_text(path: Path) -> str:

@@ -19,7 +19,7 @@ from restorer.database.connection import Connection, first_connection, target_la
 from restorer.database.ledger import Ledger, refuse_holder
 from restorer.database.ledger_schema import RIGHTS, TABLES
 from restorer.database.paging import PAGE_BYTES
-from restorer.database.session import Session
+from restorer.database.session import Session, unhurried
 from restorer.errors import Refused
 from restorer.load.heartbeat import Heartbeat
 from restorer.load.retry import retry as retry_rejects
@@ -135,7 +135,7 @@ def _export_table(conn: Connection, ledger: Ledger, table: str, target: Path) ->
     with (
         target.open("wb") as out,
         target.with_suffix(INDEX).open("w", newline="", encoding="utf-8") as index,
-        conn.transaction(),
+        unhurried(conn),
     ):
         writer = csv.writer(index)
         writer.writerow(_HEADER)

@@ -38,8 +38,10 @@ def abreast(session: Session, most: int, steps: Sequence[Step[T]]) -> list[T]:
         except BaseException as error:
             errors.append(error)
         finally:
-            own.close()
-            ended.release()
+            try:
+                own.close()
+            finally:
+                ended.release()
 
     sessions = [session.another() for _ in range(min(most, len(steps)))]
     threads = [threading.Thread(target=work, args=(own,), daemon=True) for own in sessions]

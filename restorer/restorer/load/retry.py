@@ -7,7 +7,7 @@ What goes in leaves `rejects`, and the run's counters and its stored report move
 from __future__ import annotations
 
 from collections import abc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ import msgspec
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from restorer.database import account, catalog
+from restorer.database import account, catalog, paging
 from restorer.database.connection import Connection
 from restorer.database.ledger import Ledger
 from restorer.database.paging import page
@@ -59,36 +59,40 @@ def retry(session: Session, ledger: Ledger, emit: Emit, repaired: abc.Mapping[in
     done = Retried()
     moved = True
     seen: set[int] = set()
-    while moved:
-        moved = False
-        for plan in plans:
-            group = {p.name for p in plans if p.group == plan.group}
-            inner = (
-                frozenset(f.name for f in plan.table.foreign_keys if f.to_table in group)
-                if plan.cyclic
-                else frozenset()
-            )
-            ladder = Ladder(
-                plan, Relations(), spec.on_conflict, inner=inner, staged=True, always_staged=True, home=home
-            )
-            for chunk in _rejects(session, ledger, plan.name, repaired):
-                first = {r.id for r in chunk} - seen  # a later pass of the same retry is no other attempt
-                seen |= first
+    try:
+        while moved:
+            moved = False
+            for plan in plans:
+                group = {p.name for p in plans if p.group == plan.group}
+                inner = (
+                    frozenset(f.name for f in plan.table.foreign_keys if f.to_table in group)
+                    if plan.cyclic
+                    else frozenset()
+                )
+                ladder = Ladder(
+                    plan, Relations(), spec.on_conflict, inner=inner, staged=True, always_staged=True, home=home
+                )
+                for chunk in _rejects(session, ledger, plan.name, repaired):
+                    first = {r.id for r in chunk} - seen  # a later pass of the same retry is no other attempt
+                    seen |= first
 
-                def step(
-                    _: Connection,
-                    plan: TablePlan = plan,
-                    ladder: Ladder = ladder,
-                    chunk: list[Repair] = chunk,
-                    first: set[int] = first,
-                ) -> int:
-                    return _load(session, ledger, plan, ladder, chunk, first)
+                    def step(
+                        _: Connection,
+                        plan: TablePlan = plan,
+                        ladder: Ladder = ladder,
+                        chunk: list[Repair] = chunk,
+                        first: set[int] = first,
+                    ) -> int:
+                        return _load(session, ledger, plan, ladder, chunk, first)
 
-                settled = session.retrying(step, what=f"table {plan.name}")
-                done.settled += settled
-                moved = moved or settled > 0
+                    settled = session.retrying(step, what=f"table {plan.name}")
+                    done.settled += settled
+                    moved = moved or settled > 0
+    except Refused:  # a repaired file that is not what it was: the report has what went in before
+        session.retrying(partial(_report_again, ledger=ledger), what="report")
+        raise
     done.tried, done.left = len(seen), len(seen) - done.settled
-    session.retrying(lambda conn: _report_again(conn, ledger), what="report")
+    session.retrying(partial(_report_again, ledger=ledger), what="report")
     return done
 
 
@@ -134,10 +138,23 @@ def _rejects(
         if not rows:
             return
         last = rows[-1][0]
-        yield [
+        yield from _parts(
             Repair(i, Record(ordinal, offset, raw if repaired is None else repaired[i]))
             for i, ordinal, offset, raw in rows
-        ]
+        )
+
+
+def _parts(repairs: Iterable[Repair]) -> Iterator[list[Repair]]:
+    """As large as a page of the ledger: a person may have made them longer."""
+    part, size = list[Repair](), 0
+    for repair in repairs:
+        part.append(repair)
+        size += len(repair.record.raw)
+        if size >= paging.PAGE_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def _all(query: sql.Composed, conn: Connection) -> list[tuple[Any, ...]]:

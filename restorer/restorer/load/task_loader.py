@@ -179,10 +179,11 @@ def check_limit(spec: RestoreSpec, read: int, rejected: int, *, final: bool) -> 
     """Raises LoadFailed (RejectLimitExceeded) when more records were rejected than the spec allows."""
     if spec.rejects.exceeded(rejected, read, final=final):
         limit = f"{spec.rejects.limit:,}" if spec.rejects.limit is not None else f"{spec.rejects.percent} %"
-        dry = spec.mode == "DryRun"
+        are = {"DryRun": "would be rejected", "VerifyOnly": "are bad, or not there"}.get(spec.mode, "were rejected")
+        kept = "see `restorer rejects list`; what is loaded stays"
         raise LoadFailed(
-            f"{rejected:,} of {read:,} records {'would be' if dry else 'were'} rejected, more than the limit of {limit}",
-            "the report has the first ones" if dry else "see `restorer rejects list`; what is loaded stays",
+            f"{rejected:,} of {read:,} records {are}, more than the limit of {limit}",
+            kept if spec.mode == "Apply" else "the report has the first ones",
             reason="RejectLimitExceeded",
         )
 

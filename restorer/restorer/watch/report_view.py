@@ -83,8 +83,12 @@ def next_steps(report: Report) -> list[str]:
     match report.outcome:
         case "Succeeded" if report.mode == "DryRun":
             steps.append("Nothing was written; the same command without --dry-run restores")
+        case "Interrupted" if report.mode != "Apply":
+            steps.append("Run the same command again: it begins anew")
         case "Interrupted":
             steps.append("Run the same command again: it goes on where this one stopped")
+        case "Failed" if report.reason == "Unavailable" and report.mode != "Apply":
+            steps.append("When that is mended, run the same command again: it begins anew")
         case "Failed" if report.reason == "Unavailable":
             steps.append("When that is mended, run the same command again: it goes on where this one stopped")
         case "Failed" if report.reason == "ValidationFailed":
