@@ -18,7 +18,6 @@ from psycopg.types.json import Jsonb
 from restorer.database import account, catalog, paging
 from restorer.database.connection import Connection
 from restorer.database.ledger import Ledger
-from restorer.database.paging import page
 from restorer.database.relation import Relations
 from restorer.database.session import Session, rollback
 from restorer.database.waiting import Record
@@ -133,7 +132,7 @@ def _rejects(
             sql.Literal(last),
             only,
         )
-        query = page(these, "id, ordinal, byte_offset, record", "id", _CHUNK)
+        query = paging.page(these, "id, ordinal, byte_offset, record", "id", _CHUNK)
         rows = session.retrying(partial(_all, query), what=f"rejects of table {table}")
         if not rows:
             return

@@ -80,17 +80,14 @@ def next_steps(report: Report) -> list[str]:
         steps.append(
             "Records in conflict were left as they are in the database; --on-conflict update would replace them"
         )
+    again = "it goes on where this one stopped" if report.mode == "Apply" else "it begins anew"
     match report.outcome:
         case "Succeeded" if report.mode == "DryRun":
             steps.append("Nothing was written; the same command without --dry-run restores")
-        case "Interrupted" if report.mode != "Apply":
-            steps.append("Run the same command again: it begins anew")
         case "Interrupted":
-            steps.append("Run the same command again: it goes on where this one stopped")
-        case "Failed" if report.reason == "Unavailable" and report.mode != "Apply":
-            steps.append("When that is mended, run the same command again: it begins anew")
+            steps.append(f"Run the same command again: {again}")
         case "Failed" if report.reason == "Unavailable":
-            steps.append("When that is mended, run the same command again: it goes on where this one stopped")
+            steps.append(f"When that is mended, run the same command again: {again}")
         case "Failed" if report.reason == "ValidationFailed":
             steps.append("Nothing was loaded; mend what is named above and run again")
         case "Failed" | "Cancelled" if report.mode != "Apply":
