@@ -137,7 +137,8 @@ def test_tables_that_the_role_may_not_analyze_are_told(at: Restore):
     for i in range(5):
         at.file(f"t{i}", [{"id": 1}])
     dsn = at.role("GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO {}", "ALTER TABLE t4 OWNER TO {}")
-    analyzed = "SELECT relname::text FROM pg_stat_user_tables WHERE last_analyze IS NOT NULL AND schemaname = 'public'"
+    # What ANALYZE made, not when: before PostgreSQL 15 a collector tells that some time later (Monitoring, the statistics collector).
+    analyzed = "SELECT DISTINCT tablename::text FROM pg_stats WHERE schemaname = 'public'"
     warnings = at.ok(dsn=dsn).report.warnings
     assert [w for w in warnings if "ANALYZE" in w] == [
         "t0, t1, t2 and 1 more table: no ANALYZE, as this role neither owns them nor has MAINTAIN (PostgreSQL 17): "
