@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from server_place import server_place
 
 # Nothing of a test's server needs to survive a power cut. Only the fixture's own server is changed, never one that
 # TEST_DATABASE_URL names.
@@ -34,7 +35,8 @@ def server() -> Iterator[str]:
         return
     from restorer.demo.embedded import EmbeddedServer
 
-    with tempfile.TemporaryDirectory(prefix="restorer-pg-") as folder, EmbeddedServer(Path(folder) / "data") as server:
+    place = tempfile.TemporaryDirectory(prefix="restorer-pg-", dir=server_place())
+    with place as folder, EmbeddedServer(Path(folder) / "data") as server:
         with psycopg.connect(server.dsn, autocommit=True) as admin:
             for setting in QUICK:
                 admin.execute(f"ALTER SYSTEM SET {setting}")

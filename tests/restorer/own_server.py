@@ -13,6 +13,7 @@ from types import TracebackType
 
 import psycopg
 import pytest
+from server_place import server_place
 
 
 def programs() -> tuple[Path, str | None]:
@@ -36,7 +37,7 @@ class OwnServer:
 
     def __init__(self, *settings: str, hba: str = "") -> None:
         self.bin, self.user = programs()
-        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket's path has 104 bytes
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir=server_place()))  # short: a socket's path has 104 bytes
         self.folder.chmod(0o755)
         self.data = self.folder / "data"
         self.port = free_port()
