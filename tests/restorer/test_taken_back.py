@@ -255,7 +255,7 @@ def test_a_retry_of_rejects_whose_commit_was_not_answered_counts_them_once(
         return settled
 
     monkeypatch.setattr(retry, "_load", unheard)
-    done = retry.retry(session, ledger, lambda _: None)
+    done = retry.retry(session, ledger)
     session.close()
     assert (done.tried, done.settled, done.left) == (5, 5, 0)
     assert at.value("SELECT report->'totals'->>'inserted' FROM dbrestore.runs") == "40"

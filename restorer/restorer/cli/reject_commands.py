@@ -183,7 +183,7 @@ def retry(
             if (holder := ledger.take_target(conn)) is not None:
                 raise refuse_holder(holder, target_label(conninfo), ledger.run)
             session = Session(conninfo, Retry(), lambda _: None, conn=conn)
-            done = retry_rejects(session, ledger, lambda _: None, records)
+            done = retry_rejects(session, ledger, records)
         finally:
             heartbeat.stop()
             ledger.release_target(conn)

@@ -22,7 +22,6 @@ from restorer.database.relation import Relations
 from restorer.database.session import Session, rollback
 from restorer.database.waiting import Record
 from restorer.errors import Refused
-from restorer.events import Emit
 from restorer.load.batch import Batch, Batches, Outcome, PieceSource
 from restorer.load.ladder import Ladder
 from restorer.model import Problem, TableFile, TablePlan
@@ -49,50 +48,37 @@ class Repair(msgspec.Struct, frozen=True):
     record: Record
 
 
-def retry(session: Session, ledger: Ledger, emit: Emit, repaired: abc.Mapping[int, bytes] | None = None) -> Retried:
+def retry(session: Session, ledger: Ledger, repaired: abc.Mapping[int, bytes] | None = None) -> Retried:
     """Tries the rejects of `ledger.run` again: those in `repaired` (reject id -> new bytes), or all. Needs the target, so
     that no run is in the way. Raises Refused, Unavailable, LoadFailed."""
-    conn = session.conn
-    spec, plans = _plans(conn, ledger)
-    home = "" if catalog.read_server(conn).can_temp else ledger.schema
-    done = Retried()
-    moved = True
-    seen: set[int] = set()
+    spec, plans = _plans(session.conn, ledger)
+    home = "" if catalog.read_server(session.conn).can_temp else ledger.schema
+    done, seen = Retried(), set[int]()
     try:
-        while moved:
-            moved = False
+        while True:
+            before = done.settled
             for plan in plans:
-                group = {p.name for p in plans if p.group == plan.group}
-                inner = (
-                    frozenset(f.name for f in plan.table.foreign_keys if f.to_table in group)
-                    if plan.cyclic
-                    else frozenset()
-                )
-                ladder = Ladder(
-                    plan, Relations(), spec.on_conflict, inner=inner, staged=True, always_staged=True, home=home
-                )
+                ladder = _ladder(plan, plans, spec, home)
                 for chunk in _rejects(session, ledger, plan.name, repaired):
                     first = {r.id for r in chunk} - seen  # a later pass of the same retry is no other attempt
                     seen |= first
-
-                    def step(
-                        _: Connection,
-                        plan: TablePlan = plan,
-                        ladder: Ladder = ladder,
-                        chunk: list[Repair] = chunk,
-                        first: set[int] = first,
-                    ) -> int:
-                        return _load(session, ledger, plan, ladder, chunk, first)
-
-                    settled = session.retrying(step, what=f"table {plan.name}")
-                    done.settled += settled
-                    moved = moved or settled > 0
+                    load = partial(_load, session, ledger, plan, ladder, chunk, first)
+                    done.settled += session.retrying(load, what=f"table {plan.name}")
+            if done.settled == before:
+                break
     except Refused:  # a repaired file that is not what it was: the report has what went in before
         session.retrying(partial(_report_again, ledger=ledger), what="report")
         raise
     done.tried, done.left = len(seen), len(seen) - done.settled
     session.retrying(partial(_report_again, ledger=ledger), what="report")
     return done
+
+
+def _ladder(plan: TablePlan, plans: tuple[TablePlan, ...], spec: RestoreSpec, home: str) -> Ladder:
+    """All of it from the stage on: what was rejected once is not worth a COPY. `home`: the schema of stages that may not be temporary"""
+    group = {p.name for p in plans if p.group == plan.group} if plan.cyclic else set[str]()
+    inner = frozenset(f.name for f in plan.table.foreign_keys if f.to_table in group)
+    return Ladder(plan, Relations(), spec.on_conflict, inner=inner, staged=True, always_staged=True, home=home)
 
 
 def _plans(conn: Connection, ledger: Ledger) -> tuple[RestoreSpec, tuple[TablePlan, ...]]:
@@ -161,11 +147,17 @@ def _all(query: sql.Composed, conn: Connection) -> list[tuple[Any, ...]]:
 
 
 def _load(
-    session: Session, ledger: Ledger, plan: TablePlan, ladder: Ladder, chunk: list[Repair], first: set[int]
+    session: Session,
+    ledger: Ledger,
+    plan: TablePlan,
+    ladder: Ladder,
+    chunk: list[Repair],
+    first: set[int],
+    conn: Connection,
 ) -> int:
     """One batch of rejects down the ladder. `first`: ids that this retry tries for the first time. -> how many are settled;
     those that are not in the ledger any more are, by a commit whose answer was lost"""
-    conn, whole = session.conn, len(chunk)
+    whole = len(chunk)
     query = ledger.q("SELECT id FROM {rejects} WHERE id = ANY (%s)")
     left = {row[0] for row in conn.execute(query, ([r.id for r in chunk],))}
     chunk = [r for r in chunk if r.id in left]
