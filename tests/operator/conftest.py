@@ -48,9 +48,10 @@ def granted(kube: KubeServer) -> KubeServer:
     return kube
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def operator(granted: KubeServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    """One operator for all namespaces, for the tests that do not kill it."""
+    """One operator for all namespaces, for a module whose tests do not kill it. Of no other module: there may be tests with an
+    operator of their own, whose work it would do."""
     with Operator(granted, tmp_path_factory.mktemp("operator"), "--all-namespaces") as process:
         yield process
         assert "Traceback" not in process.log.read_text(errors="replace")

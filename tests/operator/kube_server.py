@@ -5,6 +5,7 @@ Jobs and pods are accepted and stand still: the tests move them on through `/sta
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import shutil
@@ -32,9 +33,16 @@ class ApiError(Exception):
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """As many different ones: all are held until the last is found."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [int(s.getsockname()[1]) for s in sockets]
 
 
 class KubeServer:
@@ -42,7 +50,7 @@ class KubeServer:
 
     def __init__(self, binaries: Path, folder: Path, *, audit: bool = False) -> None:
         self.binaries, self.folder, self.audit = binaries, folder, audit
-        self.etcd_port, self.etcd_peer, self.port = free_port(), free_port(), free_port()
+        self.etcd_port, self.etcd_peer, self.port = free_ports(3)
         self.url = f"https://127.0.0.1:{self.port}"
         self.audit_log = folder / "audit.log"
         self._children: list[subprocess.Popen[bytes]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,7 +19,9 @@ class Nights:
         self.world, self.path = world, f"{SCHEDULES.format(world.namespace)}/nightly"
 
     def apply(self, **changes: Any) -> None:
-        """Suspended, and seen by the operator: nothing is due yet."""
+        """Suspended, and seen by the operator: nothing is due yet. Not shortly before an hour begins: it would be due as well."""
+        if (left := 3600 - time.time() % 3600) < 45:
+            time.sleep(left + 1)
         self.world.kube.create(
             SCHEDULES.format(self.world.namespace), schedule(namespace=self.world.namespace, suspend=True, **changes)
         )

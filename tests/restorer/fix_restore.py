@@ -18,7 +18,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from restorer.database.connection import target_label
 from restorer.errors import RestoreError
-from restorer.events import AnyEvent, BatchLoaded
+from restorer.events import AnyEvent, BatchLoaded, RunStarted
 from restorer.report import Check, Report, TableReport
 from restorer.run import Request, execute
 from restorer.spec import RestoreSpec
@@ -117,6 +117,15 @@ class Restore:
     def ok(self, **options: Any) -> Result:
         """A run that must succeed."""
         result = self.run(**options)
+        assert result.error is None, result.error.line()
+        return result
+
+    def ok_hurried(self, **options: Any) -> Result:
+        """A run that must succeed although a statement may not take long: what comes before it begins is subject to that as
+        well, so where the machine stood still just then it begins once more."""
+        result = self.run(**options)
+        if result.error is not None and not any(isinstance(event, RunStarted) for event in self.events):
+            return self.ok(**options)
         assert result.error is None, result.error.line()
         return result
 

@@ -36,7 +36,7 @@ def ask(query: str) -> tuple[str, object]:
 def running(dsn: str) -> int:
     with psycopg.connect(dsn) as conn:
         row = conn.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(50)%' AND pid <> pg_backend_pid()"
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(50)%' AND state = 'active' AND pid <> pg_backend_pid()"
         ).fetchone()
         assert row is not None
         return int(row[0])

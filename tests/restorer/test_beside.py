@@ -31,7 +31,7 @@ def test_others_go_on_while_it_is_settled(at: Restore):
     at.schema("CREATE TABLE p (id int PRIMARY KEY CHECK (pg_sleep(0.01) IS NOT NULL))")
     at.schema("CREATE TABLE u (id int PRIMARY KEY REFERENCES p)", "CREATE TABLE w (id int PRIMARY KEY REFERENCES u)")
     for name in "puw":
-        at.file(name, [{"id": i} for i in range(100)])
+        at.file(name, [{"id": i} for i in range(30)])
     at.ok(batch=250, load={"workers": 2, "batch_rows": 250})
     done = [e.table for e in at.events if isinstance(e, TableChanged) and e.state == "Done"]
     assert done == ["p", "u", "w", "t"]

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from restorer.convert.dates import _DAY, _civil, _day_number
 from restorer.convert.exact import rule
@@ -296,6 +296,7 @@ def test_a_field_escapes_what_ends_lines_and_fields_and_nothing_else() -> None:
 
 
 @given(st.lists(st.sampled_from(['"', "\\", "n", "u0041", "/", "\t", "\n", "é"]), max_size=12))
+@settings(deadline=None)
 def test_escapes_of_json_are_those_of_copy_but_for_one(parts: list[str]) -> None:
     """Whatever JSON spells without a \\u goes as it stands, its quotes apart; `string` says what it means."""
     text = "".join(parts)

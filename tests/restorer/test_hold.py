@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fix_restore import Restore
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from properties import examples
 from restorer.load.hold import behind
@@ -118,6 +118,7 @@ def test_the_size_of_a_batch_decides_nothing(at: Restore, data: st.DataObject):
 
 
 @given(st.dictionaries(st.integers(0, 20), st.sets(st.integers(0, 5), max_size=3)), st.data())
+@settings(deadline=None)
 def test_behind_is_what_one_row_after_the_other_would_find(keys: dict[int, set[int]], data: st.DataObject):
     waits = data.draw(st.sets(st.sampled_from(sorted(keys)))) if keys else set()
     held = data.draw(st.sets(st.integers(0, 5), max_size=2))

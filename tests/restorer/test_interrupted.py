@@ -150,8 +150,8 @@ def test_a_statement_timeout_shrinks_the_batches(own: OwnServer, tmp_path: Path)
     dsn = prepared(
         own, "slowly",
         "CREATE TABLE t (id int PRIMARY KEY); CREATE ROLE hurried LOGIN SUPERUSER; "
-        "ALTER ROLE hurried SET statement_timeout = '300ms'; "
-        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END'; "
+        "ALTER ROLE hurried SET statement_timeout = '600ms'; "
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.003); RETURN NEW; END'; "
         "CREATE TRIGGER slow BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION wait()",
     )  # fmt: skip
     backup = write_backup(tmp_path / "b", t=[{"id": i} for i in range(600)])

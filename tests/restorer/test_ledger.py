@@ -271,7 +271,7 @@ def test_a_batch_that_takes_too_long_goes_in_halves_and_grows_again(at: Restore)
         f"ALTER DATABASE {at.db.info.dbname} SET statement_timeout = '600ms'",
     )
     records = [{"id": i, "v": "x"} for i in range(2000)]
-    result = at.file("t", records).ok(batch=64)
+    result = at.file("t", records).ok_hurried(batch=64)
     assert result.counts() == {"inserted": 2000} and at.value("SELECT count(*) FROM t") == 2000
     sizes = [e.counters.read for e in at.events if isinstance(e, BatchLoaded)]
     assert sizes[0] <= 32 and sizes[-2] == 64
@@ -281,10 +281,7 @@ def test_a_lock_that_is_not_to_be_had_is_waited_for(forty: Restore):
     forty.schema(f"ALTER DATABASE {forty.db.info.dbname} SET lock_timeout = '200ms'")
     with psycopg.connect(forty.dsn) as other:
         other.execute("LOCK t IN SHARE MODE")
-        timer = threading.Timer(1.0, other.rollback)
-        timer.start()
-        result = forty.ok(batch=10)
-        timer.join()
+        result = forty.ok(batch=10, emit=lambda event: other.rollback() if isinstance(event, Retried) else None)
     assert complete(forty) and result.counts() == {"inserted": 40} and result.report.totals.retries > 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fix_restore import Restore
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from restorer.database.history import history
 from restorer.database.ledger import Ledger
@@ -99,6 +99,7 @@ moments = st.lists(st.tuples(st.floats(0.001, 30), st.integers(0, 10_000)), max_
 
 
 @given(moments, st.integers(2, 50))
+@settings(deadline=None)
 def test_a_curve_leaves_no_record_out(steps: list[tuple[float, int]], points: int):
     at, read, known = 0.0, 0, list[Moment]()
     for seconds, records in steps:

@@ -70,7 +70,7 @@ def hurried(at: Restore, timeout: str, most: str = "400ms") -> str:
 def untroubled(at: Restore, what: str, **options: Any) -> None:
     """Nothing of the kind was tried again. (A batch may have been: the machine may stand still for a moment.)"""
     began = time.monotonic()
-    at.ok(**options)
+    at.ok_hurried(**options)
     assert not [e for e in at.events if isinstance(e, Retried) and e.message.startswith(what)]
     assert time.monotonic() - began > HELD / 2
 
@@ -105,7 +105,7 @@ def test_what_takes_longer_than_the_roles_timeout_is_not_cut_off(at: Restore, lo
         begins = locks.when(lambda e: isinstance(e, PhaseChanged) and e.phase == "Verifying", "ACCESS EXCLUSIVE")
         untroubled(at, "verification", dsn=dsn, emit=begins, mode="VerifyOnly")
     elif what == "report":
-        at.ok(dsn=dsn)
+        at.ok_hurried(dsn=dsn)
         begins = locks.when(
             lambda e: isinstance(e, PhaseChanged) and e.phase == "Verifying", "ACCESS EXCLUSIVE", "dbrestore.rejects"
         )
@@ -125,7 +125,7 @@ def test_a_batch_that_takes_longer_than_a_transaction_may_goes_in_halves(at: Res
         SLOW_TRIGGER,
     ).file("t", FORTY)
     dsn = hurried(at, "transaction_timeout", "500ms")
-    assert at.ok(dsn=dsn, retry={"initialSeconds": 1, "maxSeconds": 1}).counts() == {"inserted": 40}
+    assert at.ok_hurried(dsn=dsn, retry={"initialSeconds": 1, "maxSeconds": 1}).counts() == {"inserted": 40}
     assert "25P04" in [e.sqlstate for e in at.events if isinstance(e, Retried)]
 
 
@@ -134,7 +134,7 @@ def test_a_session_that_is_ended_while_it_is_sent_a_batch_breaks_without_a_word(
     at.schema("CREATE TABLE t (id int PRIMARY KEY, v text)", SLOW_ROWS.replace("0.02", "0.002"), SLOW_TRIGGER)
     at.file("t", [{"id": i, "v": "x" * 4000} for i in range(600)])
     dsn = hurried(at, "transaction_timeout", "700ms")
-    result = at.ok(dsn=dsn, batch=600, retry={"initialSeconds": 1, "maxSeconds": 1})
+    result = at.ok_hurried(dsn=dsn, batch=600, retry={"initialSeconds": 1, "maxSeconds": 1})
     assert result.counts() == {"inserted": 600}
     assert [e.sqlstate for e in at.events if isinstance(e, Retried)][:2] == ["08006", "08006"]
 
