@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from command import Started, restorer, write_backup
 from fix_cli import Cli, check_refused
 from fix_people import PEOPLE, Db, count
@@ -110,6 +111,12 @@ def test_every_wrong_field_of_a_manifest_is_named(cli: Cli, tmp_path: Path, back
         ("kind: Secret\n---\nkind: Pod\n", ("restore.yaml holds no DatabaseRestore",)),
         (f"{MANIFEST}---{MANIFEST}", ("restore.yaml holds 2 DatabaseRestores",)),
         (f"{MANIFEST}---\nkind: [\n", ("is not YAML",)),
+        ("kind: List\nitems: {kind: DatabaseRestore}\n", ("apiVersion",)),
+        ("kind: List\nitems: []\n", ("restore.yaml holds no DatabaseRestore",)),
+        (
+            f"{MANIFEST}---\nkind: List\nitems: [x, {{kind: DatabaseRestore}}]\n",
+            ("restore.yaml holds 2 DatabaseRestores",),
+        ),
         ("[" * 3000, ("is not YAML",)),
         (f"{MANIFEST}  hooks: 2024-02-30\n", ("is not YAML: check its indentation and quotes",)),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {}\n", ("apiVersion",)),
@@ -128,6 +135,19 @@ def test_a_manifest_may_stand_among_what_it_needs_in_a_cluster(
     others = "kind: Secret\nvalue: !vault x\nuntil: 2024-02-30\n"
     manifest.write_text(f"{others}---\n- a list\n---\n{MANIFEST}---\n")
     assert cli("run", "-f", manifest, "--backup", backup, "--dsn", dsn, "--json").report["run"] == "lms/night/1"
+
+
+def test_a_manifest_may_be_what_kubectl_get_writes(cli: Cli, dsn: str, backup: Path, tmp_path: Path) -> None:
+    """Without a name that is a List of what there is."""
+    stored = yaml.safe_load(MANIFEST) | {"status": {"phase": "Succeeded", "conditions": [{"type": "Ready"}]}}
+    stored["metadata"] |= {"uid": "5", "generation": 3, "managedFields": [{"manager": "kubectl"}]}
+    manifest = tmp_path / "restore.yaml"
+    for written in (
+        stored,
+        {"apiVersion": "v1", "kind": "List", "items": [stored], "metadata": {"resourceVersion": ""}},
+    ):
+        manifest.write_text(yaml.safe_dump(written))
+        assert cli("run", "-f", manifest, "--backup", backup, "--dsn", dsn, "--json").report["run"] == "lms/night/1"
 
 
 def test_a_manifest_may_come_out_of_a_variable(

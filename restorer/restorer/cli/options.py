@@ -75,11 +75,11 @@ def load_manifest(path: Path | None) -> Manifest | None:
 
 
 def _only_restore(path: Path, loader: SafeLoader) -> dict[str, Any]:
-    """The one DatabaseRestore among the documents; what is alone is taken for one. The others are not looked into: they may hold
-    tags and values that nobody here knows."""
+    """The one DatabaseRestore among the documents, and what a List of them holds (`kubectl get` without a name writes one); what is
+    alone is taken for one. The others are not looked into: they may hold tags and values that nobody here knows."""
     nodes = []
     while loader.check_node():
-        nodes.append(loader.get_node())
+        nodes += _listed(loader.get_node())
     restores = nodes if len(nodes) == 1 else [node for node in nodes if _kind(node) == "DatabaseRestore"]
     data = loader.construct_document(restores[0]) if len(restores) == 1 else None
     if not isinstance(data, dict):
@@ -88,9 +88,19 @@ def _only_restore(path: Path, loader: SafeLoader) -> dict[str, Any]:
     return data
 
 
+def _listed(document: Any) -> list[Any]:
+    items = _member(document, "items") if _kind(document) == "List" else None
+    return items.value if items is not None and items.id == "sequence" else [document]
+
+
 def _kind(node: Any) -> Any:
+    kind = _member(node, "kind")
+    return kind.value if kind is not None else None
+
+
+def _member(node: Any, name: str) -> Any:
     members = node.value if node.id == "mapping" else []
-    return next((value.value for key, value in members if key.value == "kind"), None)
+    return next((value for key, value in members if key.value == name), None)
 
 
 def _manifest_text(path: Path) -> str:
