@@ -366,7 +366,7 @@ def test_a_batch_of_nothing_but_one_key_is_no_square(at: Restore):
     at.schema("CREATE TABLE t (id int PRIMARY KEY, e text UNIQUE, v int)")
     result = at.file("t", [{"id": 1, "e": "e", "v": i} for i in range(20_000)]).ok(batch=20_000)
     assert result.counts() == {"inserted": 1, "conflict": 19_999}
-    assert result.report.seconds <= 20
+    assert result.report.seconds <= 5
 
 
 @pytest.mark.slow
@@ -395,4 +395,4 @@ def test_a_batch_costs_the_same_beside_a_large_table(at: Restore, analyzed: bool
     ]
     at.file("t", records).ok(mode=mode, on_conflict=policy)
     times = [e.seconds for e in at.events if isinstance(e, BatchLoaded)]
-    assert len(times) >= 4 and sorted(times)[len(times) // 2] < 4.0
+    assert len(times) >= 4 and sorted(times)[len(times) // 2] < 1.0

@@ -171,7 +171,7 @@ def test_it_ends_although_the_server_does_not_answer(volume: Path, tmp_path: Pat
             at = time.monotonic()
             load.started.send(signal.SIGTERM)
             end = load.started.end(20)
-            assert time.monotonic() - at < 3 * SECONDS  # after four it ends in any case, and writes the report
+            assert time.monotonic() - at < SECONDS
         finally:
             for backend in backends:
                 backend.resume()

@@ -15,7 +15,6 @@ import pytest
 from command import COMMAND, restorer
 from fix_restore import Restore
 from restorer.events import AnyEvent, Warned
-from restorer.load import pool
 from restorer.load.pool import Pool
 from restorer.load.process import Forked, Process, spares, start
 from restorer.load.worker import Context
@@ -112,33 +111,32 @@ def test_nobody_waits_who_could_be_woken(at: Restore) -> None:
     assert at.value("SELECT count(*) FROM d") == 100
 
 
-def test_a_worker_that_dies_is_replaced_at_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_is_replaced_at_the_first_look() -> None:
     """Its pipe ends a moment before the system knows of its death."""
-    monkeypatch.setattr(pool, "END_SECONDS", 20)
     events: list[AnyEvent] = []
     dying = [sys.executable, "-c", "import os, time; os.close(1); time.sleep(0.1); os._exit(9)"]
     process = subprocess.Popen(dying, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    workers = Pool(Context("", "r", {}, (), ""), 1, events.append, [process])
+    pool = Pool(Context("", "r", {}, (), ""), 1, events.append, [process])
     try:
-        workers.wait(30)
-        assert workers.check()
+        pool.wait(30)
+        assert pool.check()
         assert [type(event) for event in events] == [Warned]
     finally:
-        workers.stop()
+        pool.stop()
 
 
 def test_a_worker_that_is_stopped_does_not_stop_its_parent(at: Restore) -> None:
     """Its pipe is full one day: `wake` must not wait for room in it."""
     process = Forked([])
     try:
-        workers = Pool(Context("", "r", {}, (), ""), 1, lambda _: None, [process])
+        pool = Pool(Context("", "r", {}, (), ""), 1, lambda _: None, [process])
         os.kill(process.pid, signal.SIGSTOP)
         for _ in range(200_000):
-            workers.wake()
+            pool.wake()
     finally:
         process.kill()
         process.wait()
-    workers.wake()  # nor is it an error when it is gone
+    pool.wake()  # nor is it an error when it is gone
 
 
 def test_no_fork_beside_a_thread() -> None:
